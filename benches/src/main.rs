@@ -1,0 +1,2 @@
+//! Measures dhow against its peers.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Drives the dhow binary on the real kernel.

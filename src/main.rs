@@ -1,0 +1,3 @@
+//! The `dhow` binary.
+
+fn main() {}
