@@ -1,1 +1,96 @@
-//! config.json.
+//! config.json: its types, and what must hold before anything is done.
+//!
+//! The types are our own and not oci-spec's: `docs/dependencies.md` has the reasons and the
+//! figures. They know every field of runtime-spec 1.3 for Linux; a value is parsed as it stands,
+//! and [`validate`] says what is wrong with it. Unknown properties are ignored, as the
+//! specification demands.
+
+mod hooks;
+mod linux;
+mod process;
+mod resources;
+mod seccomp;
+
+pub use hooks::{Hook, HookPoint, Hooks};
+pub use linux::{
+    Device, IdMapping, IntelRdt, Linux, MemoryPolicy, Namespace, NetDevice, Personality, TimeOffset,
+};
+pub use process::{Capabilities, ConsoleSize, ExecCpuAffinity, IoPriority, Process, Rlimit, Scheduler, User};
+pub use resources::{
+    BlockIo, Cpu, DeviceRule, HugepageLimit, InterfacePriority, Memory, NetworkResources, Pids, Rdma,
+    Resources, ThrottleDevice, WeightDevice,
+};
+pub use seccomp::{Seccomp, SeccompArg, SeccompRule};
+
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+
+/// The whole of config.json (runtime-spec `config.md`).
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Spec {
+    /// The version of the specification that the bundle follows, `1.0.0` to `1.3.x`.
+    pub oci_version: String,
+    /// The process to run; absent in bundles that are only created and never started.
+    pub process: Option<Process>,
+    /// The container's root filesystem.
+    pub root: Option<Root>,
+    /// The UTS hostname.
+    pub hostname: Option<String>,
+    /// The UTS (NIS) domain name.
+    pub domainname: Option<String>,
+    /// Mounts besides the root, in the order in which they are made.
+    #[serde(deserialize_with = "nullable")]
+    pub mounts: Vec<Mount>,
+    /// Programs run at points of the container's life.
+    #[serde(deserialize_with = "nullable")]
+    pub hooks: Hooks,
+    /// Free-form metadata, shown by `dhow state`.
+    #[serde(deserialize_with = "nullable")]
+    pub annotations: BTreeMap<String, String>,
+    /// What concerns Linux alone.
+    #[serde(deserialize_with = "nullable")]
+    pub linux: Linux,
+}
+
+/// `root`: the container's root filesystem.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Root {
+    /// The directory, absolute or relative to the bundle.
+    pub path: String,
+    /// Whether the container sees it read-only.
+    pub readonly: bool,
+}
+
+/// One of `mounts`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Mount {
+    /// Where in the container; a relative path is taken from `/`, as runc does.
+    pub destination: String,
+    /// The filesystem's type; empty or `none` for a bind mount.
+    #[serde(rename = "type", deserialize_with = "nullable")]
+    pub kind: String,
+    /// A device, a name, or the path to bind, relative to the bundle.
+    #[serde(deserialize_with = "nullable")]
+    pub source: String,
+    /// Options of mount(8) and of the filesystem.
+    #[serde(deserialize_with = "nullable")]
+    pub options: Vec<String>,
+    /// For an idmapped mount: how uids of the filesystem map to the mount's.
+    #[serde(deserialize_with = "nullable")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// For an idmapped mount: how gids of the filesystem map to the mount's.
+    #[serde(deserialize_with = "nullable")]
+    pub gid_mappings: Vec<IdMapping>,
+}
+
+/// Go writes an absent list or map as `null`: both mean empty.
+pub(crate) fn nullable<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
