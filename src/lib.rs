@@ -4,5 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod error;
+pub mod log;
 pub mod spec;
+pub mod state;
 pub mod sys;
