@@ -5,6 +5,8 @@
 
 pub mod error;
 pub mod log;
+pub mod namespaces;
+pub mod rootfs;
 pub mod spec;
 pub mod state;
 pub mod sys;

@@ -92,3 +92,14 @@ pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) takes any number and does not return.
     unsafe { libc::_exit(code) }
 }
+
+/// Which kind of namespace an fd is, as a `CLONE_NEW*` flag: ioctl_ns(2) NS_GET_NSTYPE.
+///
+/// # Errors
+/// ENOTTY when it is no namespace.
+pub fn namespace_kind(fd: BorrowedFd<'_>) -> nix::Result<CloneFlags> {
+    const NS_GET_NSTYPE: libc::c_int = 0xb703;
+    // SAFETY: takes nothing and answers a number.
+    let kind = Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) })?;
+    Ok(CloneFlags::from_bits_retain(kind))
+}
