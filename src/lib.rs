@@ -6,6 +6,7 @@
 pub mod error;
 pub mod log;
 pub mod namespaces;
+pub mod process;
 pub mod rootfs;
 pub mod spec;
 pub mod state;

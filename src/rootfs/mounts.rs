@@ -59,6 +59,11 @@ impl<'a> Building<'a> {
         plan.steps.iter().try_for_each(|step| self.mount_one(step, cgroups))
     }
 
+    /// Every path of the container is resolved through it.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
     /// The procfs of the container, if config.json mounts one.
     pub fn take_proc(&mut self) -> Option<Proc> {
         self.proc.take()

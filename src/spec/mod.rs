@@ -11,6 +11,7 @@ pub mod load;
 mod process;
 mod resources;
 mod seccomp;
+mod state;
 mod validate;
 
 pub use hooks::{Hook, HookPoint, Hooks};
@@ -24,6 +25,7 @@ pub use resources::{
     Resources, ThrottleDevice, WeightDevice,
 };
 pub use seccomp::{Seccomp, SeccompArg, SeccompRule};
+pub use state::State;
 pub use validate::{validate, validate_process};
 
 use serde::{Deserialize, Deserializer};

@@ -15,6 +15,7 @@ pub mod pidfd;
 pub mod prctl;
 pub mod procfs;
 pub mod signal;
+pub mod socket;
 pub mod time;
 pub mod tty;
 

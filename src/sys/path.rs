@@ -45,11 +45,11 @@ impl From<OwnedFd> for Root {
 }
 
 impl Root {
-    /// Opens a directory of the host as a root.
+    /// A directory of the host as a root.
     ///
     /// # Errors
     /// openat(2)'s; ENOTDIR when it is no directory.
-    pub fn open(path: &Path) -> nix::Result<Root> {
+    pub fn at(path: &Path) -> nix::Result<Root> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(path, flags, Mode::empty()).map(Root::from).map_err(errno)
     }
@@ -79,13 +79,13 @@ impl Root {
         self.open_in(path, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::IN_ROOT)
     }
 
-    /// Opens a file for reading.
+    /// Opens what `path` leads to, for reading or writing. Callers look at the type of what they
+    /// got before they trust it.
     ///
     /// # Errors
     /// openat2(2)'s.
-    pub fn open_file(&self, path: &Path) -> nix::Result<OwnedFd> {
-        // A fifo in the image must not make the runtime wait for a writer.
-        self.open_in(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, ResolveFlags::IN_ROOT)
+    pub fn open(&self, path: &Path, flags: OFlags) -> nix::Result<OwnedFd> {
+        self.open_in(path, flags, ResolveFlags::IN_ROOT)
     }
 
     fn open_in(&self, path: &Path, flags: OFlags, resolve: ResolveFlags) -> nix::Result<OwnedFd> {
@@ -208,7 +208,7 @@ mod tests {
         let _ = std::fs::remove_dir_all(&base);
         std::fs::create_dir_all(base.join("root/a")).unwrap();
         std::fs::create_dir_all(base.join("outside")).unwrap();
-        let root = Root::open(&base.join("root")).unwrap();
+        let root = Root::at(&base.join("root")).unwrap();
         (base, root)
     }
 
@@ -244,7 +244,7 @@ mod tests {
         symlink("a", base.join("root/proc")).unwrap();
         assert_eq!(root.resolve_without_symlinks(Path::new("/proc")).err(), Some(Errno::ELOOP));
         assert!(root.resolve_without_symlinks(Path::new("/a")).is_ok());
-        let host = Root::open(Path::new("/")).unwrap();
+        let host = Root::at(Path::new("/")).unwrap();
         assert_eq!(host.resolve(Path::new("/proc/self/exe")).err(), Some(Errno::ELOOP));
         std::fs::remove_dir_all(base).unwrap();
     }
