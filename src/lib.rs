@@ -3,6 +3,7 @@
 //! `docs/architecture.md` shows the rooms of this house and who may import whom.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod cgroups;
 pub mod error;
 pub mod log;
 pub mod namespaces;
@@ -10,4 +11,5 @@ pub mod process;
 pub mod rootfs;
 pub mod spec;
 pub mod state;
+pub mod runtime;
 pub mod sys;

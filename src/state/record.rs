@@ -76,6 +76,12 @@ pub struct Record {
     pub created: String,
     /// The uid that created it.
     pub owner: u32,
+    /// The kinds of namespaces that it has of its own, or joined, by their words in config.json.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+    /// Whether its pid namespace was made for it: then nothing outlives its init.
+    #[serde(default)]
+    pub private_pids: bool,
     /// Its annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
@@ -107,6 +113,8 @@ impl Record {
             oci_version: String::new(),
             created: String::new(),
             owner: 0,
+            namespaces: Vec::new(),
+            private_pids: false,
             annotations: BTreeMap::new(),
             hooks: Hooks::default(),
             undo: Vec::new(),
