@@ -4,3 +4,6 @@
 //! Everything here takes and returns owned or borrowed fds and C strings, answers
 //! `nix::Result`, and knows nothing of containers.
 #![allow(unsafe_code)]
+
+pub mod bpf;
+pub mod cgroup;
