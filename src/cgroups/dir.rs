@@ -1,21 +1,25 @@
-//! One cgroup directory: opened once, its files read and written through it.
+//! One cgroup directory: its files read and written.
+//!
+//! Opening the directory costs as much as two and a half walks along its path (2.4 and 0.6 µs for
+//! open and close, against 1.3 saved per file), so it is opened for the third file.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 /// A cgroup directory. The path is kept for messages and for the first opening.
 #[derive(Debug)]
 pub(super) struct Dir {
     path: String,
     fd: OnceCell<OwnedFd>,
+    files_opened: Cell<u8>,
 }
 
 impl Dir {
     /// The directory at an absolute path; nothing is opened yet.
     pub(super) fn new(path: String) -> Dir {
-        Dir { path, fd: OnceCell::new() }
+        Dir { path, fd: OnceCell::new(), files_opened: Cell::new(0) }
     }
 
     /// Where it is.
@@ -46,7 +50,12 @@ impl Dir {
 
     /// Opens one of its files.
     pub(super) fn open(&self, file: &str, flags: OFlags) -> Result<OwnedFd> {
-        rustix::fs::openat(self.fd()?, file, flags | OFlags::CLOEXEC, Mode::empty())
+        let flags = flags | OFlags::CLOEXEC;
+        let before = self.files_opened.replace(self.files_opened.get().saturating_add(1));
+        if self.fd.get().is_some() || before >= 2 {
+            return rustix::fs::openat(self.fd()?, file, flags, Mode::empty());
+        }
+        rustix::fs::open([&self.path, "/", file].concat(), flags, Mode::empty())
     }
 
     /// Writes a control file, in one write(2) as the kernel demands.
@@ -76,7 +85,11 @@ impl Dir {
 
     /// How many directories it has, without listing it: kernfs counts them as links.
     pub(super) fn has_children(&self) -> Result<bool> {
-        Ok(rustix::fs::fstat(self.fd()?)?.st_nlink > 2)
+        let stat = match self.fd.get() {
+            Some(fd) => rustix::fs::fstat(fd)?,
+            None => rustix::fs::stat(&self.path)?,
+        };
+        Ok(stat.st_nlink > 2)
     }
 
     /// The names of the directories in it.

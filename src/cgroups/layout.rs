@@ -10,7 +10,8 @@ use rustix::fs::{Mode, OFlags};
 /// Where distributions mount cgroups.
 const USUAL_PLACE: &str = "/sys/fs/cgroup";
 
-/// The `f_type` of cgroup2 (linux/magic.h).
+/// The `f_type` of cgroup and cgroup2 (linux/magic.h).
+const CGROUP_SUPER_MAGIC: u64 = 0x0027_e0eb;
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
 /// A cgroup filesystem that is mounted.
@@ -37,22 +38,21 @@ pub(super) enum Layout {
 }
 
 impl Layout {
-    /// Reads the host's layout. With `need_root` the roots of the mounts are known too, which on
-    /// pure v2 costs a scan that is not needed otherwise.
+    /// Reads the host's layout. With `need_root` the roots of the mounts are known too; without,
+    /// mountinfo is read only on hosts that do not mount their cgroups as all do: the kernel takes
+    /// more than a microsecond for each of its lines, and a busy host has thousands.
     ///
     /// # Errors
     /// When nothing of cgroups is mounted, or mountinfo cannot be read.
     pub(super) fn of_host(need_root: bool) -> Result<Layout> {
-        if !need_root
-            && rustix::fs::statfs(USUAL_PLACE)
-                .is_ok_and(|fs| fs.f_type.cast_unsigned() == CGROUP2_SUPER_MAGIC)
-        {
-            return Ok(Layout::V2(Mount {
-                at: USUAL_PLACE.to_owned(),
-                root: "/".to_owned(),
-                hierarchy: String::new(),
-                controllers: Set::EMPTY,
-            }));
+        if !need_root {
+            if is_mounted(USUAL_PLACE, CGROUP2_SUPER_MAGIC) {
+                return Ok(Layout::V2(usual_mount(USUAL_PLACE.to_owned(), "")));
+            }
+            let hierarchies = read_proc("/proc/self/cgroup")?;
+            if let Some(layout) = Layout::by_convention(&hierarchies, is_mounted) {
+                return Ok(layout);
+            }
         }
         Layout::parse(&read_proc("/proc/self/mountinfo")?).ok_or_else(|| {
             Error::new(Class::Unsupported, "find the cgroups")
@@ -60,6 +60,29 @@ impl Layout {
                 .because("no cgroup filesystem is mounted")
                 .hint("mount cgroup2 there, or use --cgroup-manager disabled")
         })
+    }
+
+    /// The layout of a host whose hierarchies, as `/proc/self/cgroup` lists them, are all mounted
+    /// where they usually are; `None` if one is not.
+    fn by_convention(proc_cgroup: &str, is_mounted: impl Fn(&str, u64) -> bool) -> Option<Layout> {
+        let mut mounts = Vec::with_capacity(12);
+        let mut unified = None;
+        for line in proc_cgroup.lines() {
+            let name = line.split(':').nth(1)?;
+            if name.is_empty() {
+                let at = format!("{USUAL_PLACE}/unified");
+                unified = is_mounted(&at, CGROUP2_SUPER_MAGIC).then(|| usual_mount(at, name));
+                continue;
+            }
+            let at = format!("{USUAL_PLACE}/{}", name.strip_prefix("name=").unwrap_or(name));
+            if !is_mounted(&at, CGROUP_SUPER_MAGIC) {
+                return None;
+            }
+            mounts.push(usual_mount(at, name));
+        }
+        let is_v1 = !mounts.is_empty();
+        mounts.extend(unified);
+        is_v1.then_some(Layout::V1(mounts))
     }
 
     /// The layout that a mountinfo describes (proc_pid_mountinfo(5)); `None` without any cgroup mount.
@@ -91,6 +114,17 @@ impl Layout {
             }
         }
     }
+}
+
+/// A whole hierarchy mounted at a place.
+fn usual_mount(at: String, hierarchy: &str) -> Mount {
+    let controllers = Set::parse(hierarchy, ',');
+    Mount { at, root: "/".to_owned(), hierarchy: hierarchy.to_owned(), controllers }
+}
+
+/// Whether a filesystem of the kind is mounted there.
+fn is_mounted(at: &str, magic: u64) -> bool {
+    rustix::fs::statfs(at).is_ok_and(|fs| fs.f_type.cast_unsigned() == magic)
 }
 
 /// The fields of a mountinfo line that matter here.
@@ -234,6 +268,16 @@ mod tests {
             mount("/sys/fs/cgroup/unified", "/", ""),
         ]);
         assert_eq!(Layout::parse(HYBRID), Some(expected));
+    }
+
+    #[test]
+    fn the_usual_places_need_no_mountinfo() {
+        let text = "2:cpu,cpuacct:/x\n1:name=systemd:/\n0::/\n";
+        assert_eq!(Layout::by_convention(text, |_, _| true), Layout::parse(HYBRID));
+        let v1_only = Layout::by_convention(text, |at, _| !at.ends_with("unified"));
+        assert!(matches!(v1_only, Some(Layout::V1(mounts)) if mounts.len() == 2));
+        assert_eq!(Layout::by_convention(text, |at, _| !at.ends_with("cpuacct")), None);
+        assert_eq!(Layout::by_convention("0::/\n", |_, _| true), None);
     }
 
     #[test]
