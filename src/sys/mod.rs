@@ -6,6 +6,8 @@
 #![allow(unsafe_code)]
 
 pub mod alloc;
+pub mod bpf;
+pub mod cgroup;
 pub mod clone;
 pub mod cred;
 pub mod fd;

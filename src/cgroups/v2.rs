@@ -1,0 +1,374 @@
+//! cgroup v2: one directory, with the controllers enabled down the path.
+
+use super::controller::Set;
+use super::dir::Dir;
+use super::layout::Mount;
+use super::limits::Mode;
+use super::limits_v2::{self, Current};
+use super::node::{Made, Node, pids_below, wait_for_change};
+use super::place::Place;
+use super::write::{self, Write};
+use super::{CgroupMount, NodeRecord, Placement, limits, place};
+use crate::error::{Class, Context, Error, Result};
+use crate::spec::{DeviceRule, Resources};
+use rustix::fd::AsFd;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use std::time::{Duration, Instant};
+
+/// How long freezing may take while processes are in the middle of something.
+const FREEZING: Duration = Duration::from_secs(10);
+
+/// A container's cgroup on a host with cgroup v2.
+#[derive(Debug)]
+pub struct Unified {
+    node: Node,
+    /// Rootless without a path of its own: does without a cgroup where it may not make one.
+    forgiving: bool,
+    /// There is none, for that reason.
+    absent: bool,
+}
+
+impl Unified {
+    pub(super) fn plan(mount: &Mount, place: &Place, own: &str, forgiving: bool) -> Unified {
+        // The runtime's own cgroup has processes in it, so it cannot have controllers enabled for
+        // children: the container goes beside it.
+        Unified { node: Node::plan(mount, place, own, 1), forgiving, absent: false }
+    }
+
+    pub(super) fn record(&self) -> Vec<NodeRecord> {
+        if self.absent { Vec::new() } else { vec![NodeRecord::of("", &self.node)] }
+    }
+
+    pub(super) fn from_record(records: &[NodeRecord]) -> Unified {
+        let node =
+            records.first().map_or_else(|| Node::new(String::new(), String::new(), 0), NodeRecord::node);
+        Unified { node, forgiving: false, absent: records.is_empty() }
+    }
+
+    /// One that systemd has made.
+    pub(super) fn existing(mount: String, path: String) -> Unified {
+        Unified { node: Node::new(mount, path, 0), forgiving: false, absent: false }
+    }
+
+    pub(super) fn dir(&self) -> Option<&Dir> {
+        (!self.absent).then_some(&self.node.dir)
+    }
+
+    pub(super) fn create(&mut self) -> Result<()> {
+        match self.node.make() {
+            Ok(Made::Fresh) => {}
+            Ok(Made::Found) => {
+                self.node.refuse_occupied()?;
+                self.refuse_frozen()?;
+            }
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if self.forgiving => {
+                self.absent = true;
+                return Ok(());
+            }
+            Err(errno) => {
+                self.node.unmake();
+                return Err(errno).doing_on("create cgroup", || self.node.dir.path());
+            }
+        }
+        let result = self.enable(Set::USUAL);
+        if result.is_err() {
+            self.node.unmake();
+        }
+        result
+    }
+
+    fn refuse_frozen(&self) -> Result<()> {
+        if !self.is_frozen()? {
+            return Ok(());
+        }
+        Err(Error::new(Class::Config, "create the container's cgroup")
+            .on(self.node.dir.path())
+            .because("it is frozen, so the container could not start"))
+    }
+
+    /// Enables those controllers of `wanted` that the host has, in one write per level, in every
+    /// cgroup from the root to the container's parent. What cannot be enabled is left out here: the
+    /// limit that needs it says so.
+    fn enable(&self, wanted: Set) -> Result<()> {
+        let path = || self.node.dir.path();
+        let have = controllers(&self.node.dir).doing_on("read the controllers of cgroup", path)?;
+        if wanted.without(have).is_empty() {
+            return Ok(());
+        }
+        let mut level = Dir::new(self.node.mount.clone());
+        let offered = controllers(&level).doing_on("read the controllers of cgroup", || level.path())?;
+        let wanted = wanted.and(offered);
+        if wanted.without(have).is_empty() {
+            return Ok(());
+        }
+        for name in self.node.path.split('/').filter(|name| !name.is_empty()) {
+            enable_at(&level, wanted);
+            level = level.child(name);
+        }
+        self.join_threaded_domain()
+    }
+
+    /// Below a threaded cgroup a new one is invalid until it is made threaded too.
+    fn join_threaded_domain(&self) -> Result<()> {
+        let dir = &self.node.dir;
+        let kind = dir.read("cgroup.type").doing_on("read the type of cgroup", || dir.path())?;
+        if kind.trim_end() == "domain invalid" {
+            dir.write("cgroup.type", "threaded").doing_on("make cgroup threaded", || dir.path())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn apply(
+        &self,
+        resources: &Resources,
+        devices: Option<&[DeviceRule]>,
+        rootless: bool,
+    ) -> Result<()> {
+        self.set(resources, devices, Mode::Create, rootless)
+    }
+
+    pub(super) fn update(&self, resources: &Resources, devices: Option<&[DeviceRule]>) -> Result<()> {
+        self.set(resources, devices, Mode::Update, false)
+    }
+
+    fn set(
+        &self,
+        resources: &Resources,
+        devices: Option<&[DeviceRule]>,
+        mode: Mode,
+        rootless: bool,
+    ) -> Result<()> {
+        limits::check(resources)?;
+        let current = if mode == Mode::Update { self.current(resources)? } else { Current::default() };
+        let mut writes = limits_v2::plan(resources, mode, current)?;
+        limits_v2::fill_quota(&mut writes, || self.node.dir.read("cpu.max").ok());
+        let program = devices.map(super::device_program::of_rules).transpose()?;
+        if self.absent {
+            return self.refuse_without_cgroup(&writes);
+        }
+        self.enable_for(&writes)?;
+        let dir = &self.node.dir;
+        let devices = || match &program {
+            Some(program) => super::device_program::install(dir, program, mode, rootless),
+            None => Ok(()),
+        };
+        match mode {
+            Mode::Create => write::apply(&writes, &|_| Some(dir)).and_then(|()| devices()),
+            Mode::Update => write::apply_or_restore(&writes, &|_| Some(dir), devices),
+        }
+    }
+
+    fn refuse_without_cgroup(&self, writes: &[Write]) -> Result<()> {
+        let Some(write) = writes.first() else { return Ok(()) };
+        Err(Error::new(Class::Unsupported, "set a cgroup limit")
+            .on(format!("{} {}", write.field, write.value))
+            .because(format!("no permission to make a cgroup at {}", self.node.dir.path()))
+            .hint("set linux.cgroupsPath below a delegated cgroup, or use --systemd-cgroup"))
+    }
+
+    /// Controllers that only few containers use are enabled when a limit asks for them.
+    fn enable_for(&self, writes: &[Write]) -> Result<()> {
+        let asked = writes.iter().filter_map(|w| w.controller).fold(Set::EMPTY, Set::with);
+        if asked.without(Set::USUAL).is_empty() { Ok(()) } else { self.enable(asked) }
+    }
+
+    /// What a partial configuration has to be completed with.
+    fn current(&self, resources: &Resources) -> Result<Current> {
+        let mut current = Current::default();
+        let Some(memory) = &resources.memory else { return Ok(current) };
+        let dir = &self.node.dir;
+        if limits::set(memory.swap).is_some() && limits::set(memory.limit).is_none() {
+            let limit = dir.number("memory.max").doing_on("read the memory limit of", || dir.path())?;
+            current.memory_limit = i64::try_from(limit).ok();
+        }
+        if memory.check_before_update == Some(true) {
+            self.refuse_below_use(limits::set(memory.limit))?;
+        }
+        Ok(current)
+    }
+
+    /// `checkBeforeUpdate`: cgroup v2 would kill processes until the limit holds.
+    fn refuse_below_use(&self, limit: Option<i64>) -> Result<()> {
+        let dir = &self.node.dir;
+        let Some(limit) = limit.and_then(|limit| u64::try_from(limit).ok()) else { return Ok(()) };
+        let used = dir.number("memory.current").doing_on("read the memory use of", || dir.path())?;
+        if used <= limit {
+            return Ok(());
+        }
+        Err(Error::config(
+            format!("linux.resources.memory.limit {limit}"),
+            format!("is below the current use of {used} bytes, and checkBeforeUpdate is set"),
+        ))
+    }
+
+    pub(super) fn placement(&self) -> Result<Placement> {
+        if self.absent {
+            return Ok(Placement::None);
+        }
+        place_into(&self.node.dir)
+    }
+
+    /// Where a further process goes. A container that has made cgroups of its own and enabled
+    /// controllers for them can hold no process at the top: then it is where its init is.
+    pub(super) fn placement_for_exec(&self, subs: &[String], init: Option<i32>) -> Result<Placement> {
+        if self.absent {
+            return Ok(Placement::None);
+        }
+        let dir = &self.node.dir;
+        match subs {
+            [] => {
+                let enabled = dir.read("cgroup.subtree_control").doing_on("enter cgroup", || dir.path())?;
+                match init.filter(|_| !enabled.trim_end().is_empty()) {
+                    Some(init) => place_into(&self.dir_of_process(init)?),
+                    None => place_into(dir),
+                }
+            }
+            [sub] if !sub.contains(':') => match place::inside(sub)? {
+                inside if inside.is_empty() => place_into(dir),
+                inside => place_into(&dir.child(&inside[1..])),
+            },
+            _ => Err(Error::new(Class::Usage, "exec --cgroup")
+                .on(subs.join(" "))
+                .because("cgroup v2 has one hierarchy: give one path, without controllers")),
+        }
+    }
+
+    /// The cgroup that a process of the container is in.
+    fn dir_of_process(&self, pid: i32) -> Result<Dir> {
+        let text = super::layout::read_proc(&format!("/proc/{pid}/cgroup"))?;
+        let path = super::layout::own_path(&text, "").unwrap_or("/");
+        let inside = path.find(&self.node.path).map_or("", |start| &path[start + self.node.path.len()..]);
+        Ok(Dir::new(format!("{}{inside}", self.node.dir.path())))
+    }
+
+    pub(super) fn freeze(&self) -> Result<()> {
+        self.set_frozen(true)
+    }
+
+    pub(super) fn thaw(&self) -> Result<()> {
+        self.set_frozen(false)
+    }
+
+    fn set_frozen(&self, frozen: bool) -> Result<()> {
+        let dir = self.existing_dir("freeze the container")?;
+        let doing = if frozen { "freeze cgroup" } else { "thaw cgroup" };
+        let (value, sign) = if frozen { ("1", "frozen 1") } else { ("0", "frozen 0") };
+        dir.write("cgroup.freeze", value).doing_on(doing, || dir.path())?;
+        let events = dir.open("cgroup.events", OFlags::RDONLY).doing_on(doing, || dir.path())?;
+        let deadline = Instant::now() + FREEZING;
+        loop {
+            rustix::fs::seek(&events, rustix::fs::SeekFrom::Start(0)).doing_on(doing, || dir.path())?;
+            let text = super::dir::read_all(events.as_fd()).doing_on(doing, || dir.path())?;
+            // An ancestor that is frozen keeps this one frozen: nothing to wait for.
+            if text.contains(sign) || !frozen {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let _ = dir.write("cgroup.freeze", "0");
+                return Err(Error::new(Class::System, doing)
+                    .on(dir.path())
+                    .because(format!("still not frozen after {} s", FREEZING.as_secs()))
+                    .hint("a process is waiting in the kernel; the container runs on"));
+            }
+            wait_for_change(&events, Duration::from_millis(100));
+        }
+    }
+
+    pub(super) fn is_frozen(&self) -> Result<bool> {
+        let Some(dir) = self.dir() else { return Ok(false) };
+        match dir.read("cgroup.freeze") {
+            Ok(state) => Ok(state.trim_end() == "1"),
+            Err(Errno::NOENT | Errno::NODEV) => Ok(false),
+            Err(errno) => Err(errno).doing_on("read the freezer of cgroup", || dir.path()),
+        }
+    }
+
+    fn existing_dir(&self, doing: &str) -> Result<&Dir> {
+        self.dir().ok_or_else(|| Error::new(Class::Unsupported, doing).because("it has no cgroup of its own"))
+    }
+
+    pub(super) fn pids(&self) -> Result<Vec<i32>> {
+        pids_below(self.existing_dir("list the container's processes")?)
+    }
+
+    pub(super) fn kill_all(&self, signal: i32) -> Result<()> {
+        let dir = self.existing_dir("signal the container's processes")?;
+        if signal == libc::SIGKILL {
+            match dir.write("cgroup.kill", "1") {
+                Ok(()) => return Ok(()),
+                Err(Errno::NODEV) => return Ok(()),
+                // Before Linux 5.14, or in a threaded cgroup; no cgroup at all is found out below.
+                Err(Errno::NOENT | Errno::OPNOTSUPP) => {}
+                Err(errno) => return Err(errno).doing_on("kill cgroup", || dir.path()),
+            }
+        }
+        if !super::signal::signal_all(dir, signal)? && signal == libc::SIGKILL {
+            self.freeze()?;
+            super::signal::signal_all(dir, signal)?;
+            self.thaw()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn destroy(&mut self) -> Result<()> {
+        if self.absent { Ok(()) } else { self.node.remove() }
+    }
+
+    pub(super) fn mounts(&self) -> Vec<CgroupMount> {
+        if self.absent {
+            return Vec::new();
+        }
+        let (at, path) = (self.node.mount.clone(), self.node.path.clone());
+        vec![CgroupMount { at, hierarchy: String::new(), path }]
+    }
+}
+
+/// How a process gets into a cgroup: by clone3, or, where that is a threaded one, which clone3
+/// refuses, by a write of its own.
+fn place_into(dir: &Dir) -> Result<Placement> {
+    // A cgroup without domain controllers may be threaded; the usual one has the memory controller
+    // and cannot be.
+    let fd = dir.reopen().doing_on("open cgroup", || dir.path())?;
+    if dir.read("cgroup.type").is_ok_and(|kind| kind.trim_end() == "threaded") {
+        let procs = dir.open("cgroup.procs", OFlags::WRONLY).doing_on("enter cgroup", || dir.path())?;
+        return Ok(Placement::Tasks(vec![procs]));
+    }
+    Ok(Placement::IntoCgroup(fd))
+}
+
+fn controllers(dir: &Dir) -> rustix::io::Result<Set> {
+    Ok(Set::parse(&dir.read("cgroup.controllers")?, ' '))
+}
+
+/// Enables controllers for the children of a cgroup, all in one write; where one of them is
+/// refused, each by itself.
+fn enable_at(level: &Dir, wanted: Set) {
+    let mut line = String::with_capacity(40);
+    for name in wanted.names() {
+        line.push_str(if line.is_empty() { "+" } else { " +" });
+        line.push_str(name);
+    }
+    if level.write("cgroup.subtree_control", &line).is_ok() {
+        return;
+    }
+    for name in wanted.names() {
+        // What is missing in the end is reported by the limit that needs it.
+        let _ = level.write("cgroup.subtree_control", &format!("+{name}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::controller::Controller;
+    use super::*;
+
+    #[test]
+    fn usual_controllers_are_those_that_limits_need() {
+        for controller in
+            [Controller::Cpu, Controller::Memory, Controller::Io, Controller::Pids, Controller::Cpuset]
+        {
+            assert!(Set::USUAL.has(controller));
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! Cgroups on the real kernel: what limits do, not what files say. Needs root; makes cgroups only
+//! below names that begin with `dhow-test-`, and removes them.
+#![allow(clippy::unwrap_used, missing_docs, clippy::cast_possible_wrap)]
+
+use dhow::cgroups::{Driver, Manager, Placement, Record};
+use dhow::spec::Resources;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+const UNIFIED: &str = "/sys/fs/cgroup/unified";
+
+/// A container's cgroup that is removed at the end of the test, also of one that fails.
+struct Test {
+    manager: Manager,
+    children: Vec<Child>,
+}
+
+impl Drop for Test {
+    fn drop(&mut self) {
+        let _ = self.manager.kill_all(9);
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = self.manager.destroy();
+    }
+}
+
+fn name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("dhow-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn can_run() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: needs root");
+    }
+    root
+}
+
+/// A cgroup as this host has them.
+fn usual() -> Option<Test> {
+    if !can_run() {
+        return None;
+    }
+    let mut manager = Manager::plan(Driver::Cgroupfs, None, &name(), false).unwrap();
+    manager.create().unwrap();
+    Some(Test { manager, children: Vec::new() })
+}
+
+/// A cgroup on v1, or nothing on a host without.
+fn v1() -> Option<Test> {
+    let test = usual()?;
+    if matches!(test.manager, Manager::V1(_)) {
+        return Some(test);
+    }
+    eprintln!("skipped: this host has no cgroup v1");
+    None
+}
+
+/// A cgroup on cgroup v2, also on a hybrid host.
+fn v2() -> Option<Test> {
+    if !can_run() {
+        return None;
+    }
+    let mount =
+        ["/sys/fs/cgroup", UNIFIED].into_iter().find(|m| Path::new(m).join("cgroup.controllers").exists());
+    let Some(mount) = mount else {
+        eprintln!("skipped: no cgroup2 is mounted");
+        return None;
+    };
+    let record = format!(r#"{{"kind":"v2","nodes":[{{"m":"{mount}","p":"/{}"}}]}}"#, name());
+    let record: Record = serde_json::from_str(&record).unwrap();
+    let mut manager = Manager::from_record(&record);
+    manager.create().unwrap();
+    Some(Test { manager, children: Vec::new() })
+}
+
+impl Test {
+    /// Runs a shell command inside the cgroup.
+    fn spawn(&mut self, script: &str) -> &mut Child {
+        use std::os::unix::process::CommandExt;
+        let placement = self.manager.placement().unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // SAFETY: between fork and exec the child only writes to files that are open already, or
+        // opens one; the errors' strings are made only on failure.
+        #[allow(unsafe_code)]
+        unsafe {
+            command.pre_exec(move || placement.enter_self_fully().map_err(std::io::Error::other));
+        }
+        self.children.push(command.spawn().unwrap());
+        self.children.last_mut().unwrap()
+    }
+
+    /// Runs a shell command inside to its end: whether it succeeded, and what it wrote.
+    fn run(&mut self, script: &str) -> (bool, String) {
+        self.spawn(script);
+        let output = self.children.pop().unwrap().wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.success(), text)
+    }
+
+    fn dirs(&self) -> Vec<String> {
+        self.manager.record().directories()
+    }
+}
+
+fn resources(json: &str) -> Resources {
+    serde_json::from_str(json).unwrap()
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(10), "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+const BUSY: &str = "while :; do :; done";
+
+#[test]
+fn made_in_every_hierarchy_entered_and_gone_again() {
+    let Some(mut test) = usual() else { return };
+    let dirs = test.dirs();
+    for dir in &dirs {
+        assert!(Path::new(dir).is_dir(), "{dir}");
+    }
+    let pid = test.spawn("exec sleep 100").id();
+    for line in std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap().lines() {
+        assert!(line.contains(":/dhow-test-"), "{line}");
+    }
+    assert_eq!(test.manager.pids().unwrap(), [pid as i32]);
+    test.manager.kill_all(9).unwrap();
+    test.manager.destroy().unwrap();
+    for dir in &dirs {
+        assert!(!Path::new(dir).exists(), "{dir}");
+    }
+    // A second time is fine.
+    test.manager.destroy().unwrap();
+    assert!(test.manager.pids().unwrap().is_empty());
+}
+
+#[test]
+fn parents_that_were_missing_go_too_and_others_stay() {
+    if !can_run() {
+        return;
+    }
+    let top = name();
+    let path = format!("/{top}/a/b");
+    let mut outer = Manager::plan(Driver::Cgroupfs, Some(&path), "x", false).unwrap();
+    let directories = outer.record().directories();
+    outer.create().unwrap();
+    let mut inner = Manager::plan(Driver::Cgroupfs, Some(&format!("/{top}/a/c")), "y", false).unwrap();
+    inner.create().unwrap();
+    assert_eq!(inner.record().directories().len() * 3, directories.len());
+    outer.destroy().unwrap();
+    assert!(directories.iter().filter(|d| d.ends_with("/a")).all(|d| Path::new(d).exists()));
+    inner.destroy().unwrap();
+    let mut again = Manager::from_record(&outer.record());
+    again.destroy().unwrap();
+    assert!(directories.iter().all(|d| !Path::new(d).exists()));
+}
+
+#[test]
+fn a_cgroup_in_use_is_refused_and_left_alone() {
+    let Some(mut test) = usual() else { return };
+    let pid = test.spawn("exec sleep 100").id();
+    let path = test.manager.mounts()[0].path.clone();
+    let mut second = Manager::plan(Driver::Cgroupfs, Some(&path), "x", false).unwrap();
+    let error = second.create().unwrap_err().to_string();
+    assert!(error.contains("already holds 1 process") && error.contains(&pid.to_string()), "{error}");
+    assert_eq!(test.manager.pids().unwrap(), [pid as i32]);
+}
+
+#[test]
+fn a_frozen_cgroup_is_refused() {
+    for test in [v1(), v2()].into_iter().flatten() {
+        test.manager.freeze().unwrap();
+        let mut second = Manager::from_record(&test.manager.record());
+        let error = second.create().unwrap_err().to_string();
+        assert!(error.contains("frozen") || error.contains("FROZEN"), "{error}");
+        test.manager.thaw().unwrap();
+    }
+}
+
+#[test]
+fn frozen_processes_stand_still_even_those_that_fork() {
+    for mut test in [v1(), v2()].into_iter().flatten() {
+        let busy = test.spawn(BUSY).id();
+        test.spawn("while :; do (:); (:) & done");
+        std::thread::sleep(Duration::from_millis(50));
+        test.manager.freeze().unwrap();
+        assert!(test.manager.is_frozen().unwrap());
+        let (pids, before) = (test.manager.pids().unwrap(), ticks(busy));
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!((test.manager.pids().unwrap(), ticks(busy)), (pids, before));
+        test.manager.thaw().unwrap();
+        assert!(!test.manager.is_frozen().unwrap());
+        wait_for("the process runs again", || ticks(busy) > before);
+    }
+}
+
+#[test]
+fn kill_reaches_what_forks_and_what_is_frozen_and_destroy_waits() {
+    for frozen in [false, true] {
+        for mut test in [v1(), v2()].into_iter().flatten() {
+            for _ in 0..4 {
+                test.spawn("while :; do (sleep 1 &) ; done");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            if frozen {
+                test.manager.freeze().unwrap();
+            }
+            test.manager.kill_all(9).unwrap();
+            let dirs = test.dirs();
+            test.manager.destroy().unwrap();
+            assert!(dirs.iter().all(|d| !Path::new(d).exists()));
+        }
+    }
+}
+
+#[test]
+fn other_signals_reach_everyone() {
+    for mut test in [v1(), v2()].into_iter().flatten() {
+        for _ in 0..5 {
+            test.spawn("trap 'exit 7' USR1; while :; do sleep 0.01; done");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        test.manager.kill_all(10).unwrap();
+        for child in &mut test.children {
+            assert!(child.wait().unwrap().code().is_some_and(|code| code == 7));
+        }
+    }
+}
+
+#[test]
+fn cgroups_made_inside_are_listed_killed_and_removed() {
+    for mut test in [v1(), v2()].into_iter().flatten() {
+        let dirs = test.dirs();
+        for dir in &dirs {
+            std::fs::create_dir_all(Path::new(dir).join("in/ner")).unwrap();
+        }
+        let pid = test.spawn("exec sleep 100").id();
+        for dir in &dirs {
+            if dir.contains("/cpuset/") {
+                continue;
+            }
+            std::fs::write(Path::new(dir).join("in/ner/cgroup.procs"), pid.to_string()).unwrap();
+        }
+        assert_eq!(test.manager.pids().unwrap(), [pid as i32]);
+        test.manager.kill_all(9).unwrap();
+        test.manager.destroy().unwrap();
+        assert!(dirs.iter().all(|d| !Path::new(d).exists()));
+    }
+}
+
+#[test]
+fn exec_goes_into_a_cgroup_inside() {
+    for mut test in [v1(), v2()].into_iter().flatten() {
+        for dir in test.dirs() {
+            std::fs::create_dir(Path::new(&dir).join("sub")).unwrap();
+        }
+        let subs = match test.manager {
+            Manager::V1(_) => vec!["pids,memory:sub".to_owned()],
+            _ => vec!["/sub".to_owned()],
+        };
+        let placement = test.manager.placement_for_exec(&subs, None).unwrap();
+        assert!(!matches!(placement, Placement::None));
+        let error = test.manager.placement_for_exec(&["../x".to_owned()], None).unwrap_err().to_string();
+        assert!(error.contains(".."), "{error}");
+        let pid = test.spawn("exec sleep 100").id();
+        assert!(test.manager.placement_for_exec(&[], Some(pid as i32)).is_ok());
+    }
+}
+
+#[test]
+fn fork_fails_beyond_the_pids_limit() {
+    let Some(mut test) = v1() else { return };
+    test.manager.apply(&resources(r#"{"pids":{"limit":3}}"#)).unwrap();
+    assert!(test.run("true | true").0);
+    let (_, text) = test.run("sleep 1 & sleep 1 & sleep 1 & sleep 1 & wait");
+    assert!(text.contains("fork"), "{text}");
+    test.manager.update(&resources(r#"{"pids":{"limit":-1}}"#)).unwrap();
+    assert!(test.run("sleep 0.1 & sleep 0.1 & sleep 0.1 & sleep 0.1 & wait").0);
+}
+
+#[test]
+fn memory_beyond_the_limit_is_killed() {
+    let Some(mut test) = v1() else { return };
+    test.manager.apply(&resources(r#"{"memory":{"limit":16777216,"swap":16777216}}"#)).unwrap();
+    let (ok, _) = test.run("exec head -c 100000000 /dev/zero | tail -c 90000000 >/dev/null");
+    assert!(test.run("true").0, "the limit leaves room for little programs");
+    let _ = ok;
+    let dir = test.dirs().into_iter().find(|d| d.contains("/memory/")).unwrap();
+    let control = std::fs::read_to_string(Path::new(&dir).join("memory.oom_control")).unwrap();
+    assert!(!control.contains("oom_kill 0"), "{control}");
+}
+
+#[test]
+fn devices_that_are_denied_cannot_be_used() {
+    for mut test in [v1(), v2()].into_iter().flatten() {
+        test.manager.apply(&Resources::default()).unwrap();
+        assert!(test.run(": > /dev/null && head -c 1 /dev/urandom").0, "default devices");
+        let node = std::env::temp_dir().join(name());
+        let node = node.to_str().unwrap();
+        let (ok, text) = test.run(&format!("mknod {node} c 1 2 && head -c 1 {node}"));
+        assert!(!ok && text.contains("not permitted"), "making it is allowed, using it is not: {text}");
+        // /dev/kmsg is 1:11.
+        let (ok, text) = test.run(": < /dev/kmsg");
+        assert!(!ok && text.contains("not permitted"), "{text}");
+        let rule = r#"{"devices":[{"allow":true,"type":"c","major":1,"minor":11,"access":"r"}]}"#;
+        test.manager.update(&resources(rule)).unwrap();
+        assert!(test.run(": < /dev/kmsg").0, "after the update");
+        assert!(!test.run(": >> /dev/kmsg").0, "for reading only");
+        test.manager.update(&resources(r#"{"devices":[{"allow":false,"access":"rwm"}]}"#)).unwrap();
+        assert!(!test.run(": < /dev/kmsg").0, "after the second update");
+        assert!(test.run(": > /dev/null").0);
+        test.manager.update(&resources(r#"{"devices":[{"allow":true,"access":"rwm"}]}"#)).unwrap();
+        assert!(test.run(": >> /dev/kmsg").0, "after allowing everything");
+        std::fs::remove_file(node).unwrap();
+    }
+}
+
+#[test]
+fn a_holey_device_rule_works_on_v2() {
+    let Some(mut test) = v2() else { return };
+    let rules = r#"{"devices":[{"allow":true,"access":"rwm"},
+        {"allow":false,"type":"c","major":1,"access":"rw"},{"allow":true,"type":"c","major":1,"minor":11,"access":"r"}]}"#;
+    test.manager.apply(&resources(rules)).unwrap();
+    assert!(test.run("head -c 1 /dev/kmsg || : < /dev/kmsg").0);
+    assert!(!test.run(": >> /dev/kmsg").0);
+}
+
+#[test]
+fn a_failed_update_leaves_the_old_values() {
+    let Some(test) = v1() else { return };
+    let first = r#"{"pids":{"limit":100},"cpu":{"shares":512,"quota":50000,"period":100000},
+        "memory":{"limit":104857600,"swap":209715200},
+        "devices":[{"allow":true,"type":"c","major":1,"minor":11,"access":"r"}]}"#;
+    test.manager.apply(&resources(first)).unwrap();
+    let read = |test: &Test| -> Vec<String> {
+        let files = [
+            "pids.max",
+            "cpu.shares",
+            "cpu.cfs_quota_us",
+            "memory.limit_in_bytes",
+            "cpuset.cpus",
+            "devices.list",
+        ];
+        let all =
+            test.dirs().into_iter().flat_map(|d| files.map(|f| std::fs::read_to_string(format!("{d}/{f}"))));
+        all.filter_map(Result::ok).collect()
+    };
+    let before = read(&test);
+    assert_eq!(before.len(), 6);
+    // The cpuset is wrong; it is written first, pids last.
+    let second = r#"{"pids":{"limit":50},"cpu":{"shares":256,"quota":20000},"memory":{"limit":52428800},
+        "devices":[{"allow":false}],"network":{"priorities":[{"name":"no-such-interface","priority":1}]}}"#;
+    let error = test.manager.update(&resources(second)).unwrap_err().to_string();
+    assert!(error.contains("linux.resources.network.priorities"), "{error}");
+    assert_eq!(read(&test), before);
+}
+
+#[test]
+fn values_that_depend_on_each_other_go_in_any_direction() {
+    let Some(test) = v1() else { return };
+    for json in [
+        r#"{"memory":{"limit":100003840,"swap":200007680},"cpu":{"quota":50000,"period":100000,"burst":20000}}"#,
+        r#"{"memory":{"limit":400003072,"swap":500002816},"cpu":{"quota":500000,"period":1000000,"burst":500000}}"#,
+        r#"{"memory":{"limit":20000768,"swap":20000768},"cpu":{"quota":2000,"period":2000,"burst":1000}}"#,
+        r#"{"memory":{"limit":-1},"cpu":{"quota":-1,"burst":0}}"#,
+        r#"{"memory":{"limit":20000768,"swap":-1}}"#,
+    ] {
+        test.manager.update(&resources(json)).unwrap();
+    }
+}
+
+#[test]
+fn bad_values_name_field_value_and_range() {
+    let Some(mut test) = v1() else { return };
+    let big = std::fs::read_to_string("/sys/fs/cgroup/cpuset/cpuset.cpus").unwrap();
+    for (json, words) in [
+        (r#"{"cpu":{"cpus":"0-1023"}}"#, vec!["linux.resources.cpu.cpus 0-1023", big.trim()]),
+        (r#"{"cpu":{"mems":"77"}}"#, vec!["linux.resources.cpu.mems 77", "only mems"]),
+        (
+            r#"{"blockIO":{"throttleReadBpsDevice":[{"major":4000,"minor":1,"rate":5}]}}"#,
+            vec!["blockIO.throttleReadBpsDevice 4000:1 5", "existing block device"],
+        ),
+        (
+            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":1}]}"#,
+            vec!["hugepageLimits", "no hugetlb hierarchy"],
+        ),
+        (r#"{"unified":{"memory.high":"1"}}"#, vec!["linux.resources.unified", "memory.high"]),
+    ] {
+        let error = test.manager.update(&resources(json)).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+    // tail holds what it has read: more than the limit, and nothing that could be reclaimed.
+    test.spawn("head -c 60000000 /dev/zero | (tail -c 50000000; sleep 100)  | (sleep 100)");
+    let dir = test.dirs().into_iter().find(|d| d.contains("/memory/")).unwrap();
+    wait_for("the memory is used", || {
+        let used = std::fs::read_to_string(format!("{dir}/memory.usage_in_bytes")).unwrap();
+        used.trim().parse::<u64>().unwrap() > 40_000_000
+    });
+    let error =
+        test.manager.update(&resources(r#"{"memory":{"limit":4194304,"swap":4194304}}"#)).unwrap_err();
+    assert!(error.to_string().contains("below the current use of"), "{error}");
+}
+
+#[test]
+fn v2_names_what_is_missing() {
+    let Some(test) = v2() else { return };
+    if Path::new(&test.dirs()[0]).join("memory.max").exists() {
+        eprintln!("skipped: this cgroup2 has the memory controller");
+        return;
+    }
+    let error = test.manager.apply(&resources(r#"{"memory":{"limit":4194304}}"#)).unwrap_err().to_string();
+    assert!(error.contains("memory controller not enabled in /sys/fs/cgroup"), "{error}");
+    let error =
+        test.manager.apply(&resources(r#"{"unified":{"cgroup.nonsense":"1"}}"#)).unwrap_err().to_string();
+    assert!(error.contains("linux.resources.unified.cgroup.nonsense 1"), "{error}");
+    // hugetlb is there, and enabled when it is asked for.
+    if Path::new(&test.dirs()[0]).join("../cgroup.controllers").exists() {
+        test.manager.apply(&resources(r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#)).unwrap();
+        let limit = std::fs::read_to_string(Path::new(&test.dirs()[0]).join("hugetlb.2MB.max")).unwrap();
+        assert_eq!(limit.trim(), "4194304");
+    }
+}
+
+/// `cargo test --release --test cgroups_kernel measure -- --ignored --nocapture`; ROUNDS=1 under
+/// `strace -f -c` counts syscalls.
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    let rounds: u32 = std::env::var("ROUNDS").map_or(200, |n| n.parse().unwrap());
+    let limits = resources(
+        r#"{"memory":{"limit":536870912,"swap":1073741824,"reservation":268435456},"pids":{"limit":100},
+        "cpu":{"shares":512,"quota":50000,"period":100000,"cpus":"0-1"},
+        "devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":1,"minor":5,"access":"rwm"}]}"#,
+    );
+    let mut times: Vec<[Duration; 5]> = Vec::new();
+    for _ in 0..rounds {
+        let id = name();
+        let marks = &mut [Duration::ZERO; 5];
+        let start = Instant::now();
+        let mut manager = Manager::plan(Driver::Cgroupfs, None, &id, false).unwrap();
+        marks[0] = start.elapsed();
+        manager.create().unwrap();
+        marks[1] = start.elapsed();
+        manager.apply(&limits).unwrap();
+        marks[2] = start.elapsed();
+        let placement = manager.placement().unwrap();
+        marks[3] = start.elapsed();
+        drop(placement);
+        let start = Instant::now();
+        manager.destroy().unwrap();
+        marks[4] = start.elapsed();
+        times.push(*marks);
+    }
+    for (i, what) in ["plan", "+create", "+apply", "+placement", "destroy"].iter().enumerate() {
+        let mut column: Vec<Duration> = times.iter().map(|t| t[i]).collect();
+        column.sort();
+        println!("{what}: median {:?}, p25 {:?}", column[column.len() / 2], column[column.len() / 4]);
+    }
+}
