@@ -200,7 +200,8 @@ mod tests {
 
     #[test]
     fn one_line_with_every_part() {
-        let error = Error::system("mount tmpfs", Errno::EPERM).on("/dev").because("no room").hint("try again");
+        let error =
+            Error::system("mount tmpfs", Errno::EPERM).on("/dev").because("no room").hint("try again");
         assert_eq!(error.to_string(), "mount tmpfs: /dev: no room: operation not permitted (try again)");
     }
 

@@ -59,7 +59,7 @@ fn before_start_the_payload_has_not_been_executed() {
     let argv = || fs::read_to_string(format!("/proc/{}/cmdline", c.pid())).unwrap();
     assert!(!argv().starts_with("/payload\0"), "{}", argv());
     c.start().ok();
-    assert_eq!(argv(), "/payload\0sleep\0100\0", "start returns once the payload runs");
+    assert_eq!(argv(), "/payload\0sleep\x00100\0", "start returns once the payload runs");
 }
 
 #[test]

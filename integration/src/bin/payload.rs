@@ -200,7 +200,7 @@ fn around(verb: &str, args: &[String]) -> Verb {
         "cgroup" => print!("{}", fs::read_to_string("/proc/self/cgroup")?),
         "oom-score-adj" => print!("{}", fs::read_to_string("/proc/self/oom_score_adj")?),
         "label" => {
-            println!("{}", fs::read_to_string("/proc/self/attr/current")?.trim_end_matches(['\0', '\n']))
+            println!("{}", fs::read_to_string("/proc/self/attr/current")?.trim_end_matches(['\0', '\n']));
         }
         "timens" => {
             print!("{}", fs::read_to_string("/proc/self/timens_offsets")?);
