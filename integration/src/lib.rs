@@ -18,7 +18,7 @@ pub mod machine;
 pub mod scene;
 pub mod wait;
 
-pub use command::{Outcome, Runner};
+pub use command::{Outcome, Runner, is_dhow};
 pub use config::Config;
 pub use console::{ConsoleSocket, Terminal};
 pub use scene::{Container, Scene};

@@ -87,6 +87,11 @@ impl Scene {
         fs::hard_link(&self.marks.payload, rootfs.join("payload")).unwrap();
         let mut config = Config::usual(&format!("/{id}"));
         edit(&mut config);
+        // The container's root must be able to make mount points.
+        let id_of = |map: &str| u32::try_from(config.0.pointer(map)?.as_u64()?).ok();
+        let uid = id_of("/linux/uidMappings/0/hostID");
+        let gid = id_of("/linux/gidMappings/0/hostID");
+        std::os::unix::fs::chown(&rootfs, uid, gid).unwrap();
         fs::write(bundle.join("config.json"), serde_json::to_vec_pretty(&config.0).unwrap()).unwrap();
         Container { scene: self, id, bundle, output: Mutex::new(None) }
     }
