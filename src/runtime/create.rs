@@ -120,9 +120,11 @@ impl Planned {
             .map_err(|error| error.class(Class::Config))?;
         let mut config = spec::load::load(&bundle)?;
         spec::validate(&config.spec)?;
-        let process = config.spec.process.take().ok_or_else(|| {
-            Error::config("process", "is missing: it must say what to run")
-        })?;
+        let process = config
+            .spec
+            .process
+            .take()
+            .ok_or_else(|| Error::config("process", "is missing: it must say what to run"))?;
         check_terminal(&process, console.is_some(), started_by)?;
         let rootfs = RootfsPlan::new(&config.spec, &bundle)?;
         rootfs_is_there(&rootfs.rootfs)?;
@@ -251,7 +253,12 @@ impl Recorded {
         } else {
             process::spawn(flags, into, |channel| init::become_payload(init, channel))?
         };
-        Ok(Spawned { recorded: Some(self), child: Some(spawned.child), channel: Some(spawned.channel), placement })
+        Ok(Spawned {
+            recorded: Some(self),
+            child: Some(spawned.child),
+            channel: Some(spawned.channel),
+            placement,
+        })
     }
 }
 
@@ -367,7 +374,11 @@ fn cgroup_view(cgroup: &Manager, namespaced: bool) -> CgroupView {
         Manager::Disabled => CgroupView::None,
         _ if mounts.is_empty() => CgroupView::None,
         Manager::V1(_) => CgroupView::Legacy {
-            hierarchies: mounts.iter().filter(|mount| !mount.hierarchy.is_empty()).map(|mount| hierarchy(mount, directory(mount))).collect(),
+            hierarchies: mounts
+                .iter()
+                .filter(|mount| !mount.hierarchy.is_empty())
+                .map(|mount| hierarchy(mount, directory(mount)))
+                .collect(),
             namespaced,
         },
         _ => CgroupView::Unified { directory: directory(&mounts[0]), namespaced },
@@ -375,7 +386,8 @@ fn cgroup_view(cgroup: &Manager, namespaced: bool) -> CgroupView {
 }
 
 fn hierarchy(mount: &CgroupMount, directory: PathBuf) -> Hierarchy {
-    let name = Path::new(&mount.at).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name =
+        Path::new(&mount.at).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let mut options: Vec<String> = mount.hierarchy.split(',').map(str::to_owned).collect();
     if mount.hierarchy.starts_with("name=") {
         // A hierarchy without controllers is asked for by name, and by saying so.
@@ -386,7 +398,9 @@ fn hierarchy(mount: &CgroupMount, directory: PathBuf) -> Hierarchy {
 
 fn rootfs_is_there(rootfs: &Path) -> Result<()> {
     let failed = |errno| {
-        Error::system("open the rootfs", errno).on(format!("root.path {}", rootfs.display())).class(Class::Config)
+        Error::system("open the rootfs", errno)
+            .on(format!("root.path {}", rootfs.display()))
+            .class(Class::Config)
     };
     match std::fs::metadata(rootfs) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
@@ -425,7 +439,8 @@ pub(super) fn connect_console_socket(path: &Path) -> Result<OwnedFd> {
 
 /// Sends the master of a terminal to an engine, with a name as its data, as runc does.
 pub(super) fn send_console(socket: &OwnedFd, master: &OwnedFd) -> Result<()> {
-    socket::send(socket.as_fd(), &[b"/dev/ptmx"], &[master.as_fd()]).doing("send the terminal to the console socket")
+    socket::send(socket.as_fd(), &[b"/dev/ptmx"], &[master.as_fd()])
+        .doing("send the terminal to the console socket")
 }
 
 /// The socket on which the init will hear `start`. It is bound through the directory's fd: a

@@ -1,7 +1,7 @@
 //! `delete`: a container and all that was made for it goes.
 
 use super::container::{Container, Context, boot_id, manager_of};
-use super::kill;
+use super::kill::{kill, send};
 use crate::error::{Class, Error, Result};
 use crate::log;
 use crate::process::hooks;
@@ -23,7 +23,7 @@ const DYING: Duration = Duration::from_secs(10);
 pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
     if force {
         // Before the lock: a start or create that hangs in a hook holds it while the init lives.
-        let _ = kill::kill(context, id, libc::SIGKILL, false);
+        let _ = kill(context, id, libc::SIGKILL, false);
     }
     let locked = match context.store.lock(id) {
         Err(error) if force && error.class == Class::NoContainer => return Ok(()),
@@ -54,7 +54,7 @@ fn end_processes(container: &Container) -> Result<()> {
         return Ok(());
     }
     let Ok(process) = pidfd::open(Pid::from_raw(init.pid)) else { return Ok(()) };
-    match kill::send(container, libc::SIGKILL) {
+    match send(container, libc::SIGKILL) {
         Err(error) if error.class == Class::WrongState => return Ok(()),
         result => result?,
     }

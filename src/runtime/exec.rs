@@ -71,7 +71,8 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
     spec::validate_process(&process)?;
     let console = console(&process, request)?;
     let init = open_init(&container)?;
-    let placement = container.cgroup()?.placement_for_exec(&request.cgroups, container.record.init.map(|i| i.pid))?;
+    let placement =
+        container.cgroup()?.placement_for_exec(&request.cgroups, container.record.init.map(|i| i.pid))?;
     let signals = if request.detach { None } else { Some(Signals::hold()?) };
     let spawned = enter(&container, &process, capabilities, &init, &placement, request.preserve_fds)?;
     let master = follow(&spawned, placement)?;
@@ -163,7 +164,8 @@ fn console(process: &Process, request: &ExecRequest) -> Result<Option<OwnedFd>> 
 
 /// A pidfd of the init, that is, of the process that the record means.
 fn open_init(container: &Container) -> Result<OwnedFd> {
-    let not_running = || Error::new(Class::WrongState, "container not running").on(container.record.id.clone());
+    let not_running =
+        || Error::new(Class::WrongState, "container not running").on(container.record.id.clone());
     let init = container.record.init.ok_or_else(not_running)?;
     let process = pidfd::open(Pid::from_raw(init.pid)).map_err(|errno| match errno {
         Errno::ESRCH => not_running(),

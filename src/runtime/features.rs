@@ -10,7 +10,8 @@ pub fn features() -> Value {
     hooks.sort_unstable();
     let mut namespaces: Vec<&str> = NamespaceKind::ALL.map(NamespaceKind::name).to_vec();
     namespaces.sort_unstable();
-    let mut capabilities: Vec<String> = caps::all().into_iter().map(|capability| capability.to_string()).collect();
+    let mut capabilities: Vec<String> =
+        caps::all().into_iter().map(|capability| capability.to_string()).collect();
     capabilities.sort_unstable();
     json!({
         "ociVersionMin": "1.0.0",

@@ -30,8 +30,17 @@ impl Signals {
     pub fn hold() -> Result<Signals> {
         let mut held = SigSet::all();
         // A fault of dhow's own must still end it, and Ctrl-Z stop it.
-        for own in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT, Signal::SIGTSTP,
-            Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGPIPE] {
+        for own in [
+            Signal::SIGSEGV,
+            Signal::SIGBUS,
+            Signal::SIGILL,
+            Signal::SIGFPE,
+            Signal::SIGABRT,
+            Signal::SIGTSTP,
+            Signal::SIGTTIN,
+            Signal::SIGTTOU,
+            Signal::SIGPIPE,
+        ] {
             held.remove(own);
         }
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&held), None).doing("hold back signals")?;

@@ -40,7 +40,8 @@ pub fn kill(context: &Context, id: &str, signal: i32, all: bool) -> Result<()> {
 /// Sends a signal to the init, and to no stranger that got its pid since.
 pub(super) fn send(container: &Container, signal: i32) -> Result<()> {
     let not_running = || {
-        Error::new(Class::WrongState, "container not running").on(format!("{} has ended", container.record.id))
+        Error::new(Class::WrongState, "container not running")
+            .on(format!("{} has ended", container.record.id))
     };
     let init = container.record.init.ok_or_else(not_running)?;
     let failed = |errno| match errno {
@@ -71,7 +72,10 @@ pub fn parse_signal(text: &str) -> Result<i32> {
     // signal(7): the C library keeps the first real-time signals for itself, the kernel does not.
     const KERNEL_SIGRTMIN: i32 = 34;
     if let Some(rest) = name.strip_prefix("RTMIN") {
-        return offset(rest).map(|plus| KERNEL_SIGRTMIN + plus).filter(|n| (34..=64).contains(n)).ok_or_else(unknown);
+        return offset(rest)
+            .map(|plus| KERNEL_SIGRTMIN + plus)
+            .filter(|n| (34..=64).contains(n))
+            .ok_or_else(unknown);
     }
     if let Some(rest) = name.strip_prefix("RTMAX") {
         return offset(rest).map(|minus| 64 - minus).filter(|n| (34..=64).contains(n)).ok_or_else(unknown);
@@ -92,8 +96,20 @@ mod tests {
     #[test]
     fn every_way_to_write_a_signal() {
         for (text, number) in [
-            ("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("term", 15), ("HUP", 1), ("0", 0), ("64", 64),
-            ("RTMIN", 34), ("SIGRTMIN+3", 37), ("RTMAX", 64), ("rtmax-14", 50), ("WINCH", 28), ("POLL", 29),
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGKILL", 9),
+            ("sigterm", 15),
+            ("term", 15),
+            ("HUP", 1),
+            ("0", 0),
+            ("64", 64),
+            ("RTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX", 64),
+            ("rtmax-14", 50),
+            ("WINCH", 28),
+            ("POLL", 29),
         ] {
             assert_eq!(parse_signal(text).unwrap(), number, "{text}");
         }

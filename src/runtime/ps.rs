@@ -37,7 +37,9 @@ fn table(pids: &[i32], arguments: &[String]) -> Result<String> {
     let output = Command::new("ps").args(arguments).output().doing_on("run", || "ps")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        return Err(Error::new(Class::Usage, "run").on(format!("ps {}", arguments.join(" "))).because(said.trim()));
+        return Err(Error::new(Class::Usage, "run")
+            .on(format!("ps {}", arguments.join(" ")))
+            .because(said.trim()));
     }
     select(&String::from_utf8_lossy(&output.stdout), pids)
 }
@@ -47,7 +49,8 @@ fn select(listing: &str, pids: &[i32]) -> Result<String> {
     let mut lines = listing.lines();
     let header = lines.next().unwrap_or_default();
     let column = header.split_whitespace().position(|title| title == "PID").ok_or_else(|| {
-        Error::new(Class::Usage, "couldn't find PID field in ps output").hint("the arguments must ask for the column PID")
+        Error::new(Class::Usage, "couldn't find PID field in ps output")
+            .hint("the arguments must ask for the column PID")
     })?;
     let mut text = format!("{header}\n");
     for line in lines {

@@ -2,8 +2,9 @@
 
 use super::container::{Container, Context};
 use super::create::{Created, Request, StartedBy, create};
+use super::delete::{delete, remove};
 use super::foreground::{Signals, stay};
-use super::{delete, kill, start};
+use super::{kill, start};
 use crate::error::{Class, Error, Result};
 use crate::log;
 use crate::process::protocol::Message;
@@ -42,7 +43,7 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     if let Err(error) = started {
         let _ = kill::send(&Container { record: record.clone(), status: Status::Created }, libc::SIGKILL);
         let _ = nix::sys::wait::waitpid(child.pid, None);
-        if let Err(error) = delete::remove(locked, record) {
+        if let Err(error) = remove(locked, record) {
             log::warn(&error.to_string());
         }
         return Err(error);
@@ -52,7 +53,7 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     drop(locked);
     let status = stay(&child, &signals, console)?;
     if !options.keep {
-        delete::delete(context, &request.id, false).or_else(|error| match error.class {
+        delete(context, &request.id, false).or_else(|error| match error.class {
             // Someone else was faster.
             Class::NoContainer => Ok(()),
             _ => Err(error),

@@ -106,7 +106,8 @@ fn make_rootless(config: &mut Value, uid: u32, gid: u32) {
                 }
                 // Group 5 is not mapped.
                 Some("/dev/pts") => {
-                    mount["options"] = json!(["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]);
+                    mount["options"] =
+                        json!(["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]);
                 }
                 _ => {}
             }

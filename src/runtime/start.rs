@@ -38,7 +38,8 @@ fn call_init(locked: &Locked) -> Result<Channel> {
     };
     let path = format!("{}/{START_SOCKET}", fd::proc_path(locked.as_fd()));
     let address = UnixAddr::new(path.as_str()).map_err(failed)?;
-    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
+    let socket =
+        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
     connect(socket.as_raw_fd(), &address).map_err(failed)?;
     Ok(Channel::from(socket))
 }
