@@ -11,9 +11,14 @@ use std::io::Write;
 static ALLOCATOR: ArenaThenSystem = ArenaThenSystem;
 
 fn main() {
-    let argv: Vec<String> =
-        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    let code = match cli::understand(&argv) {
+    // Ids, options and JSON are UTF-8; a word that is not would be changed on its way.
+    let argv: Result<Vec<String>, OsString> =
+        std::env::args_os().skip(1).map(OsString::into_string).collect();
+    let call = match &argv {
+        Ok(argv) => cli::understand(argv),
+        Err(word) => Call::Wrong(format!("dhow: the argument {word:?} is not UTF-8\n")),
+    };
+    let code = match call {
         Call::Command(parsed) => carry_out(&parsed),
         Call::Text(text) => {
             let written = std::io::stdout().write_all(text.as_bytes());

@@ -6,7 +6,7 @@
 use super::credentials::{self, Identity, Sets};
 use super::protocol::{Channel, Message, out_of_turn};
 use super::terminal::Terminal;
-use super::{hooks, lookup, stdio};
+use super::{hooks, lookup, preflight, stdio};
 use crate::error::{Class, Context, Error, Result};
 use crate::namespaces::{self, Plan as NamespacePlan};
 use crate::rootfs::{Building, CgroupView, Entered, Pivot, Plan as RootfsPlan};
@@ -309,6 +309,7 @@ impl Payload {
         let environment = environment(process);
         let name = process.args.first().cloned().unwrap_or_default();
         let path = lookup::find(&name, &environment)?;
+        preflight::check(&name, &path)?;
         Ok(Payload {
             program: c_string(path.as_os_str().as_bytes())?,
             arguments: c_strings(&process.args)?,

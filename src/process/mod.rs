@@ -9,6 +9,7 @@ pub mod exec;
 pub mod hooks;
 pub mod init;
 pub mod lookup;
+pub mod preflight;
 pub mod protocol;
 mod spawn;
 pub mod stdio;

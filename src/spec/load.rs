@@ -69,6 +69,12 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Class::Config`].
 pub fn parse<T: DeserializeOwned>(text: &[u8], path: &Path) -> Result<T> {
+    // serde takes a list for a structure, field by field; a configuration is never meant so.
+    if text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(Error::new(Class::Config, "parse")
+            .on(path.display().to_string())
+            .because("it holds a list, where an object is expected at line 1 column 1"));
+    }
     serde_json::from_slice(text).map_err(|error| {
         // serde_json ends its messages with "at line L column C".
         Error::new(Class::Config, "parse").on(path.display().to_string()).because(error.to_string())
@@ -89,9 +95,9 @@ mod tests {
 
     #[test]
     fn deep_nesting_is_an_error_and_no_crash() {
-        let text = [b'['; 100_000];
-        assert!(parse::<serde_json::Value>(&text, Path::new("x")).is_err());
-        assert!(parse::<Spec>(&text, Path::new("x")).is_err());
+        let text = "{\"a\":".repeat(100_000);
+        assert!(parse::<Spec>(text.as_bytes(), Path::new("x")).is_err());
+        assert!(parse::<Spec>(b" []", Path::new("x")).unwrap_err().to_string().contains("a list"));
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub use seccomp::{Seccomp, SeccompArg, SeccompRule};
 pub use state::State;
 pub use validate::{validate, validate_process};
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 
@@ -57,6 +58,16 @@ pub struct Spec {
     /// What concerns Linux alone.
     #[serde(deserialize_with = "nullable")]
     pub linux: Linux,
+    /// For other kernels; whether it is there.
+    pub solaris: Option<IgnoredAny>,
+    /// For another kernel; whether it is there.
+    pub windows: Option<IgnoredAny>,
+    /// For runtimes that start virtual machines; whether it is there.
+    pub vm: Option<IgnoredAny>,
+    /// For another kernel; whether it is there.
+    pub zos: Option<IgnoredAny>,
+    /// For another kernel; whether it is there.
+    pub freebsd: Option<IgnoredAny>,
 }
 
 /// `root`: the container's root filesystem.

@@ -258,7 +258,7 @@ fn paths(linux: &Linux) -> Result<()> {
 
 fn devices(linux: &Linux) -> Result<()> {
     for (index, device) in linux.devices.iter().enumerate() {
-        let field = format!("linux.devices[{index}]");
+        let field = format!("linux.devices[{index}] ({})", device.path);
         if !device.path.starts_with('/') {
             return Err(Error::config(format!("{field}.path"), format!("{:?} is not absolute", device.path)));
         }
@@ -311,6 +311,11 @@ fn not_yet(spec: &Spec) -> Result<()> {
     let process = spec.process.as_ref();
     let idmapped = spec.mounts.iter().position(|m| !m.uid_mappings.is_empty() || !m.gid_mappings.is_empty());
     let asked = [
+        (spec.solaris.is_some(), "solaris"),
+        (spec.windows.is_some(), "windows"),
+        (spec.vm.is_some(), "vm"),
+        (spec.zos.is_some(), "zos"),
+        (spec.freebsd.is_some(), "freebsd"),
         (linux.seccomp.is_some(), "linux.seccomp"),
         (linux.intel_rdt.is_some(), "linux.intelRdt"),
         (linux.memory_policy.is_some(), "linux.memoryPolicy"),
@@ -405,7 +410,7 @@ mod tests {
             (
                 "/linux/devices",
                 json!([{"path": "/dev/x", "type": "x"}]),
-                "linux.devices[0].type: \"x\" is none",
+                "linux.devices[0] (/dev/x).type: \"x\" is none",
             ),
             (
                 "/linux/devices",

@@ -134,6 +134,14 @@ pub struct Locked {
     id: String,
 }
 
+impl Drop for Locked {
+    /// A container's init is forked while the lock is held and has a copy of its fd, which alone
+    /// would keep the lock: flock(2) belongs to the open file, not to the process.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.directory, FlockOperation::Unlock);
+    }
+}
+
 impl AsFd for Locked {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()

@@ -18,7 +18,7 @@ pub fn rfc3339(moment: SystemTime) -> String {
     )
 }
 
-fn utc(seconds: libc::time_t) -> libc::tm {
+fn utc(seconds: i64) -> libc::tm {
     let mut tm = std::mem::MaybeUninit::<libc::tm>::zeroed();
     // SAFETY: reads one number and writes one structure, both of which outlive the call.
     unsafe { libc::gmtime_r(&raw const seconds, tm.as_mut_ptr()) };
