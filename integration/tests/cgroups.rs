@@ -232,7 +232,7 @@ fn resources_that_are_out_of_range_are_refused() {
     let c = scene.container(|c| {
         c.set("/linux/resources/cpu", json!({ "quota": 5, "period": 50_000 }));
     });
-    c.create().fails(&["invalid argument"]);
+    c.create().fails(&["linux.resources.cpu.quota: 5 is out of range"]);
     scene.is_clean();
 }
 

@@ -197,6 +197,10 @@ fn exec_gets_a_terminal_of_its_own() {
     terminal.send("\x03");
     terminal.until("SIGINT");
     terminal.until_end();
+    // A detached process falls to the reaper outside, which this test is; a pid namespace does
+    // not end before its last process was waited for.
+    let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().parse().unwrap();
+    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).unwrap();
 }
 
 #[test]

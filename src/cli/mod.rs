@@ -24,6 +24,7 @@ use crate::cgroups::Driver;
 use crate::error::{Class, Error, Result};
 use crate::log::{self, Format, Level, Sink};
 use crate::runtime::Context;
+use clap::error::ErrorKind;
 use nix::unistd::geteuid;
 use std::path::PathBuf;
 use table::{Flag, option, switch};
@@ -94,9 +95,22 @@ pub fn understand(argv: &[String]) -> Call {
     }
     match help::parse(argv, GLOBALS, COMMANDS, VERSION) {
         Ok(parsed) => Call::Command(parsed),
-        Err(error) if error.use_stderr() => Call::Wrong(error.to_string()),
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Call::Wrong(error.to_string())
+        }
+        Err(error) if error.use_stderr() => Call::Wrong(one_line(&error.to_string())),
         Err(error) => Call::Text(error.to_string()),
     }
+}
+
+/// clap's error as one line, as all of dhow's errors are: what is wrong, and where help is.
+fn one_line(text: &str) -> String {
+    let words = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut paragraphs = text.split("\n\n").map(words).filter(|paragraph| !paragraph.is_empty());
+    let wrong = paragraphs.next().unwrap_or_default();
+    let hint = paragraphs.find(|paragraph| paragraph.starts_with("tip: ")).map(|tip| format!(" ({tip})"));
+    let hint = hint.unwrap_or_else(|| " (try --help)".to_owned());
+    format!("dhow: {}{hint}\n", wrong.strip_prefix("error: ").unwrap_or(&wrong))
 }
 
 impl Parsed {

@@ -12,7 +12,7 @@ use crate::namespaces::{self, Plan as NamespacePlan};
 use crate::rootfs::{Building, CgroupView, Entered, Pivot, Plan as RootfsPlan};
 use crate::spec::{HookPoint, NamespaceKind, Process, Spec, State, sysctl_path};
 use crate::sys::procfs::Proc;
-use crate::sys::{cred, fd, prctl, signal, socket};
+use crate::sys::{cred, fd, net, prctl, signal, socket};
 use nix::sched::CloneFlags;
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -101,6 +101,9 @@ impl Init<'_> {
     }
 
     fn begin_session(&self) -> Result<()> {
+        if self.spec.linux.creates(NamespaceKind::Network) {
+            net::loopback_up().doing("switch the loopback interface on")?;
+        }
         // A session of its own: the caller's terminal cannot be reached by TIOCSTI (CVE-2017-5226).
         nix::unistd::setsid().doing("begin a session")?;
         if self.new_keyring {
@@ -195,17 +198,17 @@ impl Init<'_> {
     /// Says that all is ready and waits for the word to start. Answers the socket over which the
     /// word came, unless it was the parent's.
     fn await_start(&self, channel: &Channel) -> Result<Option<Channel>> {
-        // From here on this process belongs to the container, not to the command that made it.
+        // The parent may end as soon as it has written the record, and this process must not end
+        // with it. If it is killed before that, the socket closes, which the wait below sees.
         prctl::die_with_parent(false).doing("outlive the parent")?;
         if self.listener.is_some() {
             signal::end_on_request().doing("wait for start")?;
         }
         channel.send(&Message::Ready)?;
-        let Some(listener) = &self.listener else {
-            return match channel.expect()? {
-                Message::Start => Ok(None),
-                other => Err(out_of_turn(&other)),
-            };
+        let listener = match (channel.expect()?, &self.listener) {
+            (Message::Start, None) => return Ok(None),
+            (Message::Adopted, Some(listener)) => listener,
+            (other, _) => return Err(out_of_turn(&other)),
         };
         loop {
             // A `start` that was killed between connecting and speaking does not start anything.

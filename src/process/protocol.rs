@@ -27,6 +27,8 @@ pub enum Message {
     Listener(OwnedFd),
     /// From the child: all is done that can be done before the payload.
     Ready,
+    /// To the init: the record tells of it, so that it may outlive its parent.
+    Adopted,
     /// To the init, from `run` or `start`: become the payload.
     Start,
     /// From the child: it could not go on.
@@ -45,6 +47,7 @@ impl Message {
             Message::Ready => 7,
             Message::Start => 8,
             Message::Failed(_) => 9,
+            Message::Adopted => 10,
         }
     }
 
@@ -76,6 +79,7 @@ impl Message {
             7 => Message::Ready,
             8 => Message::Start,
             9 => Message::Failed(serde_json::from_slice(body).ok()?),
+            10 => Message::Adopted,
             _ => return None,
         })
     }

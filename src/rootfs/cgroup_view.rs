@@ -6,7 +6,7 @@
 
 use super::mounts::Building;
 use super::plan::Step;
-use crate::error::{Class, Error, Result};
+use crate::error::{Error, Result};
 use crate::sys::mount::{self, Attributes, Change, Filesystem};
 use crate::sys::path::Leaf;
 use nix::errno::Errno;
@@ -51,9 +51,9 @@ pub(super) fn mount(building: &Building<'_>, step: &Step, view: &CgroupView) -> 
     let failed = |errno| Error::system("mount cgroups", errno).on(&step.field);
     let target = building.target(step, Leaf::Directory)?;
     match view {
-        CgroupView::None => Err(Error::new(Class::Config, "mount cgroups")
-            .on(&step.field)
-            .because("cgroups are switched off for this container")),
+        // With cgroups switched off there is nothing of the container's own to show, and the
+        // host's are not its business: an empty directory.
+        CgroupView::None => building.finish(step, legacy_top().map_err(failed)?.as_fd(), target.as_fd()),
         CgroupView::Unified { directory, namespaced } => {
             let mounted = unified(directory, *namespaced, step.change.set).map_err(failed)?;
             let change = Change { set: step.change.set, ..Change::none() };

@@ -34,6 +34,7 @@ impl<'a> Building<'a> {
         let (propagation, recursive) = plan.propagation.unwrap_or((Propagation::Slave, true));
         mount::set_propagation(Path::new("/"), propagation, recursive)
             .doing("set the propagation of the host's mounts")?;
+        let spreads = propagation == Propagation::Shared;
         let rootfs = || plan.rootfs.display().to_string();
         let copy = mount::open_tree(CWD, &plan.rootfs, true, true)
             .map_err(|errno| Error::system("bind the rootfs", errno).on(rootfs()).class(Class::Config))?;
@@ -46,6 +47,11 @@ impl<'a> Building<'a> {
         let target =
             rustix::fs::open(&plan.rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .doing_on("open the rootfs", rootfs)?;
+        if spreads {
+            // pivot_root(2) takes no shared root either; it becomes shared once it is entered.
+            let change = Change { propagation: Some(Propagation::Private), ..Change::none() };
+            mount::change(copy.as_fd(), change, false).doing_on("make the rootfs private", rootfs)?;
+        }
         mount::attach(copy.as_fd(), target.as_fd()).doing_on("bind the rootfs", rootfs)?;
         Ok(Building { plan, root: Root::from(copy), proc: None, in_user_namespace })
     }

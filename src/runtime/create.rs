@@ -91,7 +91,7 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
         }
         (master, _) => master,
     };
-    let mut created = spawned.finish(request)?;
+    let mut created = spawned.finish(request, started_by)?;
     created.console = kept;
     Ok(created)
 }
@@ -120,12 +120,15 @@ impl Planned {
             .map_err(|error| error.class(Class::Config))?;
         let mut config = spec::load::load(&bundle)?;
         spec::validate(&config.spec)?;
-        let process = config
+        let mut process = config
             .spec
             .process
             .take()
             .ok_or_else(|| Error::config("process", "is missing: it must say what to run"))?;
         check_terminal(&process, console.is_some(), started_by)?;
+        if started_by == StartedBy::Caller && console.is_none() {
+            super::foreground::size_as_caller(&mut process);
+        }
         let rootfs = RootfsPlan::new(&config.spec, &bundle)?;
         rootfs_is_there(&rootfs.rootfs)?;
         let namespaces = namespaces::Plan::new(&config.spec.linux);
@@ -326,8 +329,8 @@ impl Spawned {
     }
 
     /// Writes down that the container is created. From here on it stays.
-    fn finish(mut self, request: &Request) -> Result<Created> {
-        let (recorded, child, _) = self.parts()?;
+    fn finish(mut self, request: &Request, started_by: StartedBy) -> Result<Created> {
+        let (recorded, child, channel) = self.parts()?;
         let pid = child.pid;
         let stat = pidfd::stat(pid).ok_or_else(|| {
             Error::new(Class::System, "look at the container's init").because("it ended at once")
@@ -338,6 +341,9 @@ impl Spawned {
         recorded.locked()?.write(&record)?;
         if let Some(file) = &request.pid_file {
             write_pid_file(file, pid.as_raw())?;
+        }
+        if started_by == StartedBy::Start {
+            channel.send(&Message::Adopted)?;
         }
         let gone = || Error::new(Class::Internal, "use a container that was given away");
         let mut recorded = self.recorded.take().ok_or_else(gone)?;
@@ -417,7 +423,8 @@ fn check_terminal(process: &Process, console_socket: bool, started_by: StartedBy
             .because("dhow will detach without setting console socket")
             .hint("give --console-socket, or set process.terminal to false")),
         (false, true, _) => Err(Error::new(Class::Config, "cannot use console socket")
-            .because("process.terminal is false, so no tty is allocated")),
+            .because("process.terminal is false, so dhow will not detach or allocate tty")
+            .hint("leave out --console-socket, or set process.terminal to true")),
         _ => Ok(()),
     }
 }

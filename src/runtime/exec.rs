@@ -2,7 +2,7 @@
 
 use super::container::{Container, Context};
 use super::create::{CONFIG, connect_console_socket, send_console, write_pid_file};
-use super::foreground::{Signals, stay};
+use super::foreground::{Signals, size_as_caller, stay};
 use crate::cgroups::Placement;
 use crate::error::{Class, Error, Result};
 use crate::process::credentials::Sets;
@@ -67,9 +67,12 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
     if !(request.ignore_paused && container.status == Status::Paused) {
         container.allow(Operation::Exec)?;
     }
-    let (process, capabilities) = describe(context, id, request)?;
+    let (mut process, capabilities) = describe(context, id, request)?;
     spec::validate_process(&process)?;
     let console = console(&process, request)?;
+    if console.is_none() {
+        size_as_caller(&mut process);
+    }
     let init = open_init(&container)?;
     let placement =
         container.cgroup()?.placement_for_exec(&request.cgroups, container.record.init.map(|i| i.pid))?;

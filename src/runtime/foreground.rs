@@ -1,6 +1,7 @@
 //! A payload in the foreground: its signals, its terminal, its exit status.
 
 use crate::error::{Context as _, Result};
+use crate::spec::{ConsoleSize, Process};
 use crate::sys::clone::Child;
 use crate::sys::{pidfd, tty};
 use nix::errno::Errno;
@@ -9,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitStatus, waitpid};
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, OutputModes, Termios};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How long, after the payload's end, the terminal must be silent to count as read to its end
@@ -70,6 +71,15 @@ pub fn stay(child: &Child, signals: &Signals, console: Option<OwnedFd>) -> Resul
         console.drain();
     }
     Ok(status)
+}
+
+/// Gives a terminal that will be shown on the caller's the size of that one, from its first moment.
+pub fn size_as_caller(process: &mut Process) {
+    if process.terminal && process.console_size.is_none() {
+        process.console_size = tty::window_size(rustix::stdio::stdin())
+            .ok()
+            .map(|(height, width)| ConsoleSize { height, width });
+    }
 }
 
 #[derive(Debug, Default)]
@@ -175,6 +185,9 @@ impl Console {
         if let Some(original) = &original {
             let mut raw = original.clone();
             raw.make_raw();
+            // The payload's terminal leaves newlines alone, so that this one has to return the
+            // carriage, as it does for every other program.
+            raw.output_modes |= OutputModes::OPOST;
             rustix::termios::tcsetattr(stdin, OptionalActions::Now, &raw).doing("make the terminal raw")?;
         }
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing("prepare the terminal")?;
