@@ -2,132 +2,14 @@
 //! below names that begin with `dhow-test-`, and removes them.
 #![allow(clippy::unwrap_used, missing_docs, clippy::cast_possible_wrap)]
 
-use dhow::cgroups::{Driver, Manager, Placement, Record};
+mod cgroups_common;
+
+use cgroups_common::{BUSY, Test, can_run, name, resources, ticks, usual, v1, v2, wait_for};
+use dhow::cgroups::{Driver, Manager, OomEvent, Placement};
 use dhow::spec::Resources;
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-
-const UNIFIED: &str = "/sys/fs/cgroup/unified";
-
-/// A container's cgroup that is removed at the end of the test, also of one that fails.
-struct Test {
-    manager: Manager,
-    children: Vec<Child>,
-}
-
-impl Drop for Test {
-    fn drop(&mut self) {
-        let _ = self.manager.kill_all(9);
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        let _ = self.manager.destroy();
-    }
-}
-
-fn name() -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("dhow-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-fn can_run() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        eprintln!("skipped: needs root");
-    }
-    root
-}
-
-/// A cgroup as this host has them.
-fn usual() -> Option<Test> {
-    if !can_run() {
-        return None;
-    }
-    let mut manager = Manager::plan(Driver::Cgroupfs, None, &name(), false).unwrap();
-    manager.create().unwrap();
-    Some(Test { manager, children: Vec::new() })
-}
-
-/// A cgroup on v1, or nothing on a host without.
-fn v1() -> Option<Test> {
-    let test = usual()?;
-    if matches!(test.manager, Manager::V1(_)) {
-        return Some(test);
-    }
-    eprintln!("skipped: this host has no cgroup v1");
-    None
-}
-
-/// A cgroup on cgroup v2, also on a hybrid host.
-fn v2() -> Option<Test> {
-    if !can_run() {
-        return None;
-    }
-    let mount =
-        ["/sys/fs/cgroup", UNIFIED].into_iter().find(|m| Path::new(m).join("cgroup.controllers").exists());
-    let Some(mount) = mount else {
-        eprintln!("skipped: no cgroup2 is mounted");
-        return None;
-    };
-    let record = format!(r#"{{"kind":"v2","nodes":[{{"m":"{mount}","p":"/{}"}}]}}"#, name());
-    let record: Record = serde_json::from_str(&record).unwrap();
-    let mut manager = Manager::from_record(&record);
-    manager.create().unwrap();
-    Some(Test { manager, children: Vec::new() })
-}
-
-impl Test {
-    /// Runs a shell command inside the cgroup.
-    fn spawn(&mut self, script: &str) -> &mut Child {
-        use std::os::unix::process::CommandExt;
-        let placement = self.manager.placement().unwrap();
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: between fork and exec the child only writes to files that are open already, or
-        // opens one; the errors' strings are made only on failure.
-        #[allow(unsafe_code)]
-        unsafe {
-            command.pre_exec(move || placement.enter_self_fully().map_err(std::io::Error::other));
-        }
-        self.children.push(command.spawn().unwrap());
-        self.children.last_mut().unwrap()
-    }
-
-    /// Runs a shell command inside to its end: whether it succeeded, and what it wrote.
-    fn run(&mut self, script: &str) -> (bool, String) {
-        self.spawn(script);
-        let output = self.children.pop().unwrap().wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        (output.status.success(), text)
-    }
-
-    fn dirs(&self) -> Vec<String> {
-        self.manager.record().directories()
-    }
-}
-
-fn resources(json: &str) -> Resources {
-    serde_json::from_str(json).unwrap()
-}
-
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(10), "never happened: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-}
-
-const BUSY: &str = "while :; do :; done";
 
 #[test]
 fn made_in_every_hierarchy_entered_and_gone_again() {
@@ -284,9 +166,69 @@ fn exec_goes_into_a_cgroup_inside() {
     }
 }
 
+/// The file of a controller, on either version.
+fn file(test: &Test, v1: &str, v2: &str) -> String {
+    let names = test.dirs().into_iter().flat_map(|dir| [format!("{dir}/{v1}"), format!("{dir}/{v2}")]);
+    names.into_iter().find(|file| Path::new(file).exists()).unwrap_or_else(|| panic!("neither {v1} nor {v2}"))
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(file).unwrap().trim().to_owned()
+}
+
+#[test]
+fn the_quota_throttles_and_stats_tell() {
+    let Some(mut test) = usual() else { return };
+    test.manager.apply(&resources(r#"{"cpu":{"quota":10000,"period":100000,"shares":512}}"#)).unwrap();
+    let pid = test.spawn(BUSY).id();
+    std::thread::sleep(Duration::from_millis(900));
+    // A tenth of the time; twice that for what the machine adds.
+    assert!(ticks(pid) < 20, "{} ticks in 0.9 s", ticks(pid));
+    let stats = test.manager.stats().unwrap();
+    assert!(stats.cpu.throttling.throttled_periods > 2 && stats.cpu.usage.total > 10_000_000, "{stats:?}");
+    assert!(stats.memory.usage.usage > 0 && stats.memory.raw.len() > 10, "{stats:?}");
+    assert_eq!(stats.pids.current, 1);
+    let weight = read(&file(&test, "cpu.shares", "cpu.weight"));
+    assert!(weight == "512" || weight == "59", "{weight}");
+    test.manager.update(&resources(r#"{"cpu":{"quota":-1}}"#)).unwrap();
+    let (before, start) = (ticks(pid), Instant::now());
+    wait_for("it runs freely", || ticks(pid) - before > 15 || start.elapsed().as_secs() > 8);
+    assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
+}
+
+#[test]
+fn oom_is_announced_and_counted() {
+    let Some(mut test) = usual() else { return };
+    test.manager.apply(&resources(r#"{"memory":{"limit":16777216,"swap":16777216}}"#)).unwrap();
+    let mut watch = test.manager.oom_watch().unwrap();
+    assert_eq!(watch.read().unwrap(), OomEvent::Nothing);
+    assert_eq!(test.manager.oom().unwrap().map(|oom| (oom.kills, oom.limit)), Some((0, Some(16_777_216))));
+    test.run("head -c 100000000 /dev/zero | tail -c 90000000 >/dev/null");
+    let mut fds = [nix::poll::PollFd::new(watch.as_fd(), nix::poll::PollFlags::POLLIN)];
+    assert_eq!(nix::poll::poll(&mut fds, 5000_u16).unwrap(), 1);
+    let mut seen = Vec::new();
+    wait_for("the event", || {
+        seen.push(watch.read().unwrap());
+        seen.contains(&OomEvent::Oom)
+    });
+    assert!(test.manager.oom().unwrap().unwrap().kills >= 1);
+    test.manager.destroy().unwrap();
+    wait_for("the end", || watch.read().unwrap() == OomEvent::Gone);
+    assert!(test.manager.oom().unwrap().is_none());
+}
+
+#[test]
+fn cpusets_hold_processes_to_their_cpus() {
+    let Some(mut test) = usual() else { return };
+    test.manager.apply(&resources(r#"{"cpu":{"cpus":"0","mems":"0"}}"#)).unwrap();
+    let (_, text) =
+        test.run("grep -E 'Cpus_allowed_list|Mems_allowed_list' /proc/self/status | tr -d '\\t\\n'");
+    assert_eq!(text, "Cpus_allowed_list:0Mems_allowed_list:0");
+}
+
 #[test]
 fn fork_fails_beyond_the_pids_limit() {
-    let Some(mut test) = v1() else { return };
+    let Some(mut test) = usual() else { return };
     test.manager.apply(&resources(r#"{"pids":{"limit":3}}"#)).unwrap();
     assert!(test.run("true | true").0);
     let (_, text) = test.run("sleep 1 & sleep 1 & sleep 1 & sleep 1 & wait");
@@ -297,14 +239,12 @@ fn fork_fails_beyond_the_pids_limit() {
 
 #[test]
 fn memory_beyond_the_limit_is_killed() {
-    let Some(mut test) = v1() else { return };
+    let Some(mut test) = usual() else { return };
     test.manager.apply(&resources(r#"{"memory":{"limit":16777216,"swap":16777216}}"#)).unwrap();
-    let (ok, _) = test.run("exec head -c 100000000 /dev/zero | tail -c 90000000 >/dev/null");
+    test.run("head -c 100000000 /dev/zero | tail -c 90000000 >/dev/null");
     assert!(test.run("true").0, "the limit leaves room for little programs");
-    let _ = ok;
-    let dir = test.dirs().into_iter().find(|d| d.contains("/memory/")).unwrap();
-    let control = std::fs::read_to_string(Path::new(&dir).join("memory.oom_control")).unwrap();
-    assert!(!control.contains("oom_kill 0"), "{control}");
+    let events = read(&file(&test, "memory.oom_control", "memory.events"));
+    assert!(!events.contains("oom_kill 0"), "{events}");
 }
 
 #[test]
@@ -344,7 +284,8 @@ fn a_holey_device_rule_works_on_v2() {
 
 #[test]
 fn a_failed_update_leaves_the_old_values() {
-    let Some(test) = v1() else { return };
+    let Some(test) = usual() else { return };
+    let is_v1 = matches!(test.manager, Manager::V1(_));
     let first = r#"{"pids":{"limit":100},"cpu":{"shares":512,"quota":50000,"period":100000},
         "memory":{"limit":104857600,"swap":209715200},
         "devices":[{"allow":true,"type":"c","major":1,"minor":11,"access":"r"}]}"#;
@@ -364,17 +305,24 @@ fn a_failed_update_leaves_the_old_values() {
     };
     let before = read(&test);
     assert_eq!(before.len(), 6);
-    // The cpuset is wrong; it is written first, pids last.
-    let second = r#"{"pids":{"limit":50},"cpu":{"shares":256,"quota":20000},"memory":{"limit":52428800},
-        "devices":[{"allow":false}],"network":{"priorities":[{"name":"no-such-interface","priority":1}]}}"#;
+    // The last of them is wrong.
+    let second = if is_v1 {
+        r#"{"pids":{"limit":50},"cpu":{"shares":256,"quota":20000},"memory":{"limit":52428800},
+        "devices":[{"allow":false}],"network":{"priorities":[{"name":"no-such-interface","priority":1}]}}"#
+    } else {
+        r#"{"pids":{"limit":50},"cpu":{"shares":256,"quota":20000},"memory":{"limit":52428800},
+        "devices":[{"allow":false}],"unified":{"memory.high":"nonsense"}}"#
+    };
     let error = test.manager.update(&resources(second)).unwrap_err().to_string();
-    assert!(error.contains("linux.resources.network.priorities"), "{error}");
+    let field =
+        if is_v1 { "linux.resources.network.priorities" } else { "linux.resources.unified.memory.high" };
+    assert!(error.contains(field), "{error}");
     assert_eq!(read(&test), before);
 }
 
 #[test]
 fn values_that_depend_on_each_other_go_in_any_direction() {
-    let Some(test) = v1() else { return };
+    let Some(test) = usual() else { return };
     for json in [
         r#"{"memory":{"limit":100003840,"swap":200007680},"cpu":{"quota":50000,"period":100000,"burst":20000}}"#,
         r#"{"memory":{"limit":400003072,"swap":500002816},"cpu":{"quota":500000,"period":1000000,"burst":500000}}"#,

@@ -5,7 +5,6 @@ use super::devices::{ALL, Kind, Policy, Rule};
 use super::dir::Dir;
 use super::limits::Mode;
 use crate::error::{Class, Context, Error, Result};
-use crate::spec::DeviceRule;
 use crate::sys::bpf::{self, Insn, Name};
 use nix::errno::Errno;
 use rustix::fd::{AsFd, OwnedFd};
@@ -36,13 +35,9 @@ const EXIT: u8 = 0x95;
 /// A device program; `None` stands for one that would allow everything.
 pub(super) type Program = Option<Vec<Insn>>;
 
-/// The program for rules of the configuration.
-///
-/// # Errors
-/// A rule that is none.
-pub(super) fn of_rules(rules: &[DeviceRule]) -> Result<Program> {
-    let policy = Policy::read(rules)?;
-    Ok(if policy.allows_all() { None } else { Some(compile(&policy)) })
+/// The program for a policy.
+pub(super) fn of_policy(policy: &Policy) -> Program {
+    (!policy.allows_all()).then(|| compile(policy))
 }
 
 /// The last rule is asked first: what it decides for a kind of access is final.
@@ -166,6 +161,11 @@ fn refused(errno: Errno) -> Error {
 mod tests {
     use super::super::devices::{MKNOD, READ, WRITE, default_device_rules};
     use super::*;
+    use crate::spec::DeviceRule;
+
+    fn of_rules(rules: &[DeviceRule]) -> Program {
+        of_policy(&Policy::read(rules).unwrap())
+    }
 
     /// Runs a program as the kernel would; a jump out of it or a missing answer is a panic.
     fn run(program: &[Insn], kind: u32, access: u8, major: u32, minor: u32) -> bool {
@@ -210,12 +210,12 @@ mod tests {
 
     fn program(json: &str) -> Vec<Insn> {
         let rules: Vec<DeviceRule> = serde_json::from_str(json).unwrap();
-        of_rules(&rules).unwrap().unwrap()
+        of_rules(&rules).unwrap()
     }
 
     #[test]
     fn the_defaults_allow_what_the_specification_promises() {
-        let code = of_rules(&default_device_rules()).unwrap().unwrap();
+        let code = of_rules(&default_device_rules()).unwrap();
         assert!(run(&code, 2, READ | WRITE, 1, 3), "/dev/null");
         assert!(run(&code, 2, READ | WRITE, 136, 7), "/dev/pts/7");
         assert!(run(&code, 1, MKNOD, 8, 0), "mknod of a disk");
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn everything_allowed_needs_no_program() {
         let rules: Vec<DeviceRule> = serde_json::from_str(r#"[{"allow":true,"access":"rwm"}]"#).unwrap();
-        assert_eq!(of_rules(&rules).unwrap(), None);
+        assert_eq!(of_rules(&rules), None);
         let denied = program(r#"[{"allow":false}]"#);
         assert!(!run(&denied, 2, READ, 1, 3));
     }

@@ -92,6 +92,17 @@ impl Policy {
         Ok(policy)
     }
 
+    /// The policy that an update asks for: its rules and the default ones; `None` if it brings none.
+    ///
+    /// # Errors
+    /// As [`Policy::read`].
+    pub(super) fn of_update(rules: &[DeviceRule]) -> Result<Option<Policy>> {
+        if rules.is_empty() {
+            return Ok(None);
+        }
+        Policy::read(&[rules, &default_device_rules()].concat()).map(Some)
+    }
+
     /// Whether everything is allowed, so that nothing needs to be set up.
     pub(super) fn allows_all(&self) -> bool {
         self.default_allow && self.rules.iter().all(|rule| rule.allow)
@@ -293,7 +304,7 @@ mod tests {
         assert_eq!(policy, Policy { default_allow: false, rules: vec![] });
         let policy = Policy::read(&rules(r#"[{"allow":true,"type":"a","major":-1,"minor":-1}]"#)).unwrap();
         assert!(policy.allows_all());
-        assert_eq!(Policy::read(&[]).unwrap().default_allow, false);
+        assert!(!Policy::read(&[]).unwrap().default_allow);
     }
 
     #[test]

@@ -115,10 +115,10 @@ fn check_cpu(cpu: &Cpu) -> Result<()> {
     if let Some(quota) = cpu.quota.filter(|q| (1..1000).contains(q)) {
         return Err(range("cpu.quota", quota, "-1 (unlimited) or at least 1000 microseconds"));
     }
-    if let (Some(burst), Some(quota)) = (cpu.burst, cpu.quota.filter(|q| *q > 0)) {
-        if burst > quota.unsigned_abs() {
-            return Err(range("cpu.burst", burst, &format!("at most cpu.quota, {quota}")));
-        }
+    if let (Some(burst), Some(quota)) = (cpu.burst, cpu.quota.filter(|q| *q > 0))
+        && burst > quota.unsigned_abs()
+    {
+        return Err(range("cpu.burst", burst, &format!("at most cpu.quota, {quota}")));
     }
     if let Some(idle) = cpu.idle.filter(|i| !(0..=1).contains(i)) {
         return Err(range("cpu.idle", idle, "0 or 1"));

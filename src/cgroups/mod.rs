@@ -13,13 +13,20 @@ mod limits;
 mod limits_v1;
 mod limits_v2;
 mod node;
+mod oom;
 mod place;
 mod signal;
+mod stats;
+pub mod systemd;
 pub mod v1;
 pub mod v2;
 mod write;
 
 pub use devices::default_device_rules;
+pub use oom::{Oom, OomEvent, OomWatch};
+pub use stats::{
+    Blkio, BlkioEntry, Cpu, CpuUsage, Hugetlb, Memory, MemoryEntry, Pids, Psi, PsiData, Stats, Throttling,
+};
 
 use crate::error::{Class, Context, Error, Result};
 use crate::spec::{DeviceRule, Resources};
@@ -48,6 +55,8 @@ pub enum Manager {
     V1(v1::Hierarchies),
     /// On cgroup v2.
     V2(v2::Unified),
+    /// Made by systemd, on either.
+    Systemd(systemd::Unit),
     /// It has none.
     Disabled,
 }
@@ -60,6 +69,9 @@ pub struct Record {
     /// The container's cgroup in each hierarchy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     nodes: Vec<NodeRecord>,
+    /// systemd's unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<systemd::UnitRecord>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +79,7 @@ pub struct Record {
 enum RecordKind {
     V1,
     V2,
+    Systemd,
     #[default]
     Disabled,
 }
@@ -107,7 +120,12 @@ impl Record {
     /// The directories that `create` makes, in every hierarchy with the deepest last.
     pub fn directories(&self) -> Vec<String> {
         let all = self.nodes.iter().map(NodeRecord::node);
-        all.flat_map(|node| node.own_directories().into_iter().map(str::to_owned).collect::<Vec<_>>())
+        let all = all.collect::<Vec<_>>();
+        if let Some(unit) = &self.unit {
+            return unit.directories();
+        }
+        all.into_iter()
+            .flat_map(|node| node.own_directories().into_iter().map(str::to_owned).collect::<Vec<_>>())
             .collect()
     }
 }
@@ -195,8 +213,7 @@ impl Manager {
         match driver {
             Driver::Disabled => return Ok(Manager::Disabled),
             Driver::Systemd => {
-                return Err(Error::new(Class::Unsupported, "plan the container's cgroup")
-                    .because("the systemd cgroup manager is not built in yet"));
+                return Ok(Manager::Systemd(systemd::Unit::plan(cgroups_path, id, rootless)?));
             }
             Driver::Cgroupfs => {}
         }
@@ -214,8 +231,11 @@ impl Manager {
     /// What to store. Again after [`Manager::create`], which may have left out hierarchies.
     pub fn record(&self) -> Record {
         match self {
-            Manager::V1(v1) => Record { kind: RecordKind::V1, nodes: v1.record() },
-            Manager::V2(v2) => Record { kind: RecordKind::V2, nodes: v2.record() },
+            Manager::V1(v1) => Record { kind: RecordKind::V1, nodes: v1.record(), unit: None },
+            Manager::V2(v2) => Record { kind: RecordKind::V2, nodes: v2.record(), unit: None },
+            Manager::Systemd(unit) => {
+                Record { kind: RecordKind::Systemd, nodes: Vec::new(), unit: Some(unit.record()) }
+            }
             Manager::Disabled => Record::default(),
         }
     }
@@ -225,6 +245,10 @@ impl Manager {
         match record.kind {
             RecordKind::V1 => Manager::V1(v1::Hierarchies::from_record(&record.nodes)),
             RecordKind::V2 => Manager::V2(v2::Unified::from_record(&record.nodes)),
+            RecordKind::Systemd => match &record.unit {
+                Some(unit) => Manager::Systemd(systemd::Unit::from_record(unit)),
+                None => Manager::Disabled,
+            },
             RecordKind::Disabled => Manager::Disabled,
         }
     }
@@ -237,6 +261,8 @@ impl Manager {
         match self {
             Manager::V1(v1) => v1.create(),
             Manager::V2(v2) => v2.create(),
+            // It cannot be empty: adopt() makes it.
+            Manager::Systemd(_) => Ok(()),
             Manager::Disabled => Ok(()),
         }
     }
@@ -270,6 +296,11 @@ impl Manager {
         match self {
             Manager::V1(v1) => v1.apply(resources, devices),
             Manager::V2(v2) => v2.apply(resources, devices, rootless),
+            Manager::Systemd(unit) if unit.is_started() => {
+                unit.inner().apply_with(resources, devices, rootless)
+            }
+            // What is wrong is better found out before a process is started.
+            Manager::Systemd(_) => limits::check(resources),
             Manager::Disabled => refuse_limits(resources),
         }
     }
@@ -280,14 +311,43 @@ impl Manager {
     /// # Errors
     /// As [`Manager::apply`].
     pub fn update(&self, resources: &Resources) -> Result<()> {
-        let mut devices = resources.devices.clone();
-        let is_given = !devices.is_empty();
-        devices.extend(default_device_rules());
-        let devices = is_given.then_some(&devices[..]);
         match self {
-            Manager::V1(v1) => v1.update(resources, devices),
-            Manager::V2(v2) => v2.update(resources, devices),
+            Manager::V1(v1) => v1.update(resources, || Ok(())),
+            Manager::V2(v2) => v2.update(resources, || Ok(())),
+            Manager::Systemd(unit) => unit.update(resources),
             Manager::Disabled => refuse_limits(resources),
+        }
+    }
+
+    /// Whether the cgroup is made around the container's init, by [`Manager::adopt`], and not
+    /// before it by [`Manager::create`].
+    pub fn needs_adopt(&self) -> bool {
+        matches!(self, Manager::Systemd(unit) if !unit.is_started())
+    }
+
+    /// Makes the unit around the container's init, which waits meanwhile and has not yet unshared
+    /// its cgroup namespace, and sets the limits. To be called after the process was started, where
+    /// [`Manager::needs_adopt`]; [`Manager::record`] is to be stored again afterwards. Otherwise it
+    /// does nothing.
+    ///
+    /// # Errors
+    /// No systemd; what systemd says; as [`Manager::apply`].
+    pub fn adopt(&mut self, pid: i32, resources: &Resources, rootless: bool) -> Result<()> {
+        match self {
+            Manager::Systemd(unit) if !unit.is_started() => unit.adopt(pid, resources, rootless),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the container a cgroup inside systemd's unit (annotation `run.oci.systemd.subgroup`),
+    /// whose own files systemd then has for itself. Before [`Manager::adopt`].
+    ///
+    /// # Errors
+    /// A name that climbs out.
+    pub fn set_subgroup(&mut self, name: &str) -> Result<()> {
+        match self {
+            Manager::Systemd(unit) => unit.set_subgroup(name),
+            _ => Ok(()),
         }
     }
 
@@ -299,6 +359,8 @@ impl Manager {
         match self {
             Manager::V1(v1) => v1.placement(),
             Manager::V2(v2) => v2.placement(),
+            Manager::Systemd(unit) if unit.is_started() => unit.inner().placement(),
+            Manager::Systemd(_) => Ok(Placement::None),
             Manager::Disabled => Ok(Placement::None),
         }
     }
@@ -313,6 +375,7 @@ impl Manager {
         match self {
             Manager::V1(v1) => v1.placement_for_exec(subs),
             Manager::V2(v2) => v2.placement_for_exec(subs, init),
+            Manager::Systemd(unit) => unit.inner().placement_for_exec(subs, init),
             Manager::Disabled => Ok(Placement::None),
         }
     }
@@ -325,6 +388,7 @@ impl Manager {
         match self {
             Manager::V1(v1) => v1.freeze(),
             Manager::V2(v2) => v2.freeze(),
+            Manager::Systemd(unit) => unit.inner().freeze(),
             Manager::Disabled => Err(no_cgroup("pause the container")),
         }
     }
@@ -337,6 +401,7 @@ impl Manager {
         match self {
             Manager::V1(v1) => v1.thaw(),
             Manager::V2(v2) => v2.thaw(),
+            Manager::Systemd(unit) => unit.inner().thaw(),
             Manager::Disabled => Err(no_cgroup("resume the container")),
         }
     }
@@ -349,6 +414,7 @@ impl Manager {
         match self {
             Manager::V1(v1) => v1.is_frozen(),
             Manager::V2(v2) => v2.is_frozen(),
+            Manager::Systemd(unit) => unit.inner().is_frozen(),
             Manager::Disabled => Ok(false),
         }
     }
@@ -361,6 +427,7 @@ impl Manager {
         match self {
             Manager::V1(v1) => v1.pids(),
             Manager::V2(v2) => v2.pids(),
+            Manager::Systemd(unit) => unit.inner().pids(),
             Manager::Disabled => Err(no_cgroup("list the container's processes")),
         }
     }
@@ -374,6 +441,7 @@ impl Manager {
         match self {
             Manager::V1(v1) => v1.kill_all(signal),
             Manager::V2(v2) => v2.kill_all(signal),
+            Manager::Systemd(unit) => unit.inner().kill_all(signal),
             Manager::Disabled => Err(no_cgroup("signal the container's processes")),
         }
     }
@@ -387,6 +455,7 @@ impl Manager {
         match self {
             Manager::V1(v1) => v1.destroy(),
             Manager::V2(v2) => v2.destroy(),
+            Manager::Systemd(unit) => unit.destroy(),
             Manager::Disabled => Ok(()),
         }
     }
@@ -396,6 +465,7 @@ impl Manager {
         match self {
             Manager::V1(v1) => v1.mounts(),
             Manager::V2(v2) => v2.mounts(),
+            Manager::Systemd(unit) => unit.inner().mounts(),
             Manager::Disabled => Vec::new(),
         }
     }

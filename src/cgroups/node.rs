@@ -257,21 +257,21 @@ mod tests {
         Mount { at: at.into(), root: root.into(), hierarchy: hierarchy.into(), controllers: Set::EMPTY }
     }
 
-    fn planned(mount: &Mount, place: Place, own: &str, up: usize) -> String {
-        Node::plan(mount, &place, own, up).dir.path().to_owned()
+    fn planned(mount: &Mount, place: &Place, own: &str, up: usize) -> String {
+        Node::plan(mount, place, own, up).dir.path().to_owned()
     }
 
     #[test]
     fn from_the_root_or_below_the_runtimes_own() {
         let pids = mount("/cg/pids", "/", "pids");
         let own = "8:pids:/user/me\n0::/user/session/scope\n";
-        assert_eq!(planned(&pids, Place::FromRoot("/a".into()), own, 0), "/cg/pids/a");
-        assert_eq!(planned(&pids, Place::BelowOwn("/a".into()), own, 0), "/cg/pids/user/me/a");
+        assert_eq!(planned(&pids, &Place::FromRoot("/a".into()), own, 0), "/cg/pids/a");
+        assert_eq!(planned(&pids, &Place::BelowOwn("/a".into()), own, 0), "/cg/pids/user/me/a");
         let unified = mount("/cg", "/", "");
-        assert_eq!(planned(&unified, Place::BelowOwn("/a".into()), own, 1), "/cg/user/session/a");
-        assert_eq!(planned(&unified, Place::BelowOwn("/a".into()), "0::/\n", 1), "/cg/a");
+        assert_eq!(planned(&unified, &Place::BelowOwn("/a".into()), own, 1), "/cg/user/session/a");
+        assert_eq!(planned(&unified, &Place::BelowOwn("/a".into()), "0::/\n", 1), "/cg/a");
         let inner = mount("/cg/pids", "/user", "pids");
-        assert_eq!(planned(&inner, Place::BelowOwn("/a".into()), own, 0), "/cg/pids/me/a");
+        assert_eq!(planned(&inner, &Place::BelowOwn("/a".into()), own, 0), "/cg/pids/me/a");
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl UnitPlace {
             return Err(bad("must have the form slice:prefix:name for the systemd cgroup manager"));
         };
         let slice = if slice.is_empty() { usual } else { slice };
-        slice_directory(slice).map_err(|why| bad(why))?;
+        slice_directory(slice).map_err(bad)?;
         let name = if name.is_empty() { id } else { name };
         let unit = match (name.ends_with(".slice"), prefix) {
             (true, _) => name.to_owned(),

@@ -13,7 +13,7 @@ use super::write::{self, Write};
 use super::{CgroupMount, NodeRecord, Placement, limits, limits_v1, place};
 use crate::error::{Class, Context, Error, Result};
 use crate::spec::{DeviceRule, Resources};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::AsFd;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
@@ -110,6 +110,25 @@ impl Hierarchies {
         result
     }
 
+    /// Makes what is missing around a process that systemd has put into its unit's cgroup already,
+    /// and moves the process there.
+    pub(super) fn create_around(&mut self, pid: i32) -> Result<()> {
+        for hierarchy in &mut self.list {
+            let node = &mut hierarchy.node;
+            node.make().doing_on("create cgroup", || node.dir.path())?;
+            if hierarchy.controllers.has(Controller::Cpuset) {
+                inherit_cpuset(node)?;
+            }
+            let pid = pid.to_string();
+            node.dir.write("cgroup.procs", &pid).doing_on("enter cgroup", || node.dir.path())?;
+        }
+        // systemd has the process in its own cgroup2 hierarchy as well, at the same path.
+        if self.unified.as_ref().is_some_and(|node| !std::path::Path::new(node.dir.path()).exists()) {
+            self.unified = None;
+        }
+        Ok(())
+    }
+
     fn make_all(&mut self, made: &mut usize) -> Result<()> {
         let mut dropped = false;
         for hierarchy in &mut self.list {
@@ -160,14 +179,15 @@ impl Hierarchies {
         if writes.is_empty() { Ok(()) } else { write_devices(self.devices_dir()?, &writes) }
     }
 
-    /// Changes limits of a cgroup in use; all or nothing.
-    pub(super) fn update(&self, resources: &Resources, devices: Option<&[DeviceRule]>) -> Result<()> {
+    /// Changes limits of a cgroup in use and does what is to be done `then`; all or nothing.
+    pub(super) fn update(&self, resources: &Resources, then: impl FnOnce() -> Result<()>) -> Result<()> {
         let writes = self.plan_writes(resources, Mode::Update)?;
         // What cannot be expressed is found out before anything is written.
-        let target = devices.map(|rules| Exceptions::of(&Policy::read(rules)?)).transpose()?;
+        let policy = Policy::of_update(&resources.devices)?;
+        let target = policy.map(|policy| Exceptions::of(&policy)).transpose()?;
         write::apply_or_restore(&writes, &|c| self.dir(c?), || match &target {
-            Some(target) => self.change_devices(target),
-            None => Ok(()),
+            Some(target) => self.change_devices(target, then),
+            None => then(),
         })
     }
 
@@ -184,12 +204,12 @@ impl Hierarchies {
         })
     }
 
-    /// Gives running processes other devices; if that fails half-way, the former ones.
-    fn change_devices(&self, target: &Exceptions) -> Result<()> {
+    /// Gives running processes other devices; if that or what is done `then` fails, the former ones.
+    fn change_devices(&self, target: &Exceptions, then: impl FnOnce() -> Result<()>) -> Result<()> {
         let dir = self.devices_dir()?;
         let read = || dir.read("devices.list").doing_on("read the device rules of", || dir.path());
         let before = Exceptions::parse(&read()?);
-        let result = write_devices(dir, &target.transition(&before));
+        let result = write_devices(dir, &target.transition(&before)).and_then(|()| then());
         if result.is_err() {
             let half_way = Exceptions::parse(&read()?);
             // The failure is reported already; more than trying to go back cannot be done.

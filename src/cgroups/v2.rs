@@ -1,6 +1,7 @@
 //! cgroup v2: one directory, with the controllers enabled down the path.
 
 use super::controller::Set;
+use super::devices::Policy;
 use super::dir::Dir;
 use super::layout::Mount;
 use super::limits::Mode;
@@ -8,7 +9,7 @@ use super::limits_v2::{self, Current};
 use super::node::{Made, Node, pids_below, wait_for_change};
 use super::place::Place;
 use super::write::{self, Write};
-use super::{CgroupMount, NodeRecord, Placement, limits, place};
+use super::{CgroupMount, NodeRecord, Placement, device_program, limits, place};
 use crate::error::{Class, Context, Error, Result};
 use crate::spec::{DeviceRule, Resources};
 use rustix::fd::AsFd;
@@ -119,44 +120,65 @@ impl Unified {
         Ok(())
     }
 
+    /// Sets limits and devices of a cgroup that was just made.
     pub(super) fn apply(
         &self,
         resources: &Resources,
         devices: Option<&[DeviceRule]>,
         rootless: bool,
     ) -> Result<()> {
-        self.set(resources, devices, Mode::Create, rootless)
-    }
-
-    pub(super) fn update(&self, resources: &Resources, devices: Option<&[DeviceRule]>) -> Result<()> {
-        self.set(resources, devices, Mode::Update, false)
-    }
-
-    fn set(
-        &self,
-        resources: &Resources,
-        devices: Option<&[DeviceRule]>,
-        mode: Mode,
-        rootless: bool,
-    ) -> Result<()> {
         limits::check(resources)?;
-        let current = if mode == Mode::Update { self.current(resources)? } else { Current::default() };
-        let mut writes = limits_v2::plan(resources, mode, current)?;
-        limits_v2::fill_quota(&mut writes, || self.node.dir.read("cpu.max").ok());
-        let program = devices.map(super::device_program::of_rules).transpose()?;
+        let writes = limits_v2::plan(resources, Mode::Create, Current::default())?;
+        let program =
+            devices.map(|rules| Ok(device_program::of_policy(&Policy::read(rules)?))).transpose()?;
         if self.absent {
             return self.refuse_without_cgroup(&writes);
         }
         self.enable_for(&writes)?;
-        let dir = &self.node.dir;
-        let devices = || match &program {
-            Some(program) => super::device_program::install(dir, program, mode, rootless),
+        write::apply(&writes, &|_| Some(&self.node.dir))?;
+        match program {
+            Some(program) => device_program::install(&self.node.dir, &program, Mode::Create, rootless),
             None => Ok(()),
-        };
-        match mode {
-            Mode::Create => write::apply(&writes, &|_| Some(dir)).and_then(|()| devices()),
-            Mode::Update => write::apply_or_restore(&writes, &|_| Some(dir), devices),
         }
+    }
+
+    /// Changes limits of a cgroup in use and does what is to be done `then`; all or nothing.
+    pub(super) fn update(&self, resources: &Resources, then: impl FnOnce() -> Result<()>) -> Result<()> {
+        limits::check(resources)?;
+        let current = if self.absent { Current::default() } else { self.current(resources)? };
+        let mut writes = limits_v2::plan(resources, Mode::Update, current)?;
+        if self.absent {
+            return self.refuse_without_cgroup(&writes);
+        }
+        let dir = &self.node.dir;
+        limits_v2::fill_quota(&mut writes, || dir.read("cpu.max").ok());
+        let program = Policy::of_update(&resources.devices)?.map(|policy| device_program::of_policy(&policy));
+        self.enable_for(&writes)?;
+        write::apply_or_restore(&writes, &|_| Some(dir), || {
+            then()?;
+            // Last, because it changes at once or not at all.
+            match &program {
+                Some(program) => device_program::install(dir, program, Mode::Update, false),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Enables the usual controllers down to a cgroup that systemd has made.
+    pub(super) fn enable_usual(&self) -> Result<()> {
+        self.enable(Set::USUAL)
+    }
+
+    /// Makes the cgroup, where it is missing, around a process, which is moved there.
+    pub(super) fn create_around(&mut self, pid: i32) -> Result<()> {
+        let dir = &self.node.dir;
+        // First the process: its present cgroup can have no controllers for children while it is in.
+        match rustix::fs::mkdir(dir.path(), rustix::fs::Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno).doing_on("create cgroup", || dir.path()),
+        }
+        dir.write("cgroup.procs", &pid.to_string()).doing_on("enter cgroup", || dir.path())?;
+        self.enable(Set::USUAL)
     }
 
     fn refuse_without_cgroup(&self, writes: &[Write]) -> Result<()> {
