@@ -80,7 +80,8 @@ loosen() {
 }
 
 group_bench() {
-    install bench crun runc patchelf
+    # containers-common has the seccomp profile for the bench.
+    install bench crun runc patchelf golang-github-containers-common
     loosen
 }
 group_engines() {
