@@ -46,16 +46,17 @@ struct Verdicts {
 /// Compiles an understood profile.
 pub(super) fn program(profile: &Profile) -> Result<BpfProgram> {
     let mut asm = Assembler::new();
+    let mut runs = Vec::with_capacity(320);
     let bad_arch = Target::Ret(ret::KILL_THREAD);
     let mut otherwise = bad_arch;
     let compat = profile.native.compat();
     if compat.in_profile(profile) {
-        let tree = audit_arch(&mut asm, profile, compat, None);
+        let tree = audit_arch(&mut asm, &mut runs, profile, compat, None);
         otherwise = asm.jump(JEQ, compat.audit(), tree, bad_arch);
     }
     let native = profile.native.abi();
     let x32 = (profile.native == Native::X86_64 && Abi::X32.in_profile(profile)).then_some(Abi::X32);
-    let tree = audit_arch(&mut asm, profile, native, x32);
+    let tree = audit_arch(&mut asm, &mut runs, profile, native, x32);
     asm.jump(JEQ, native.audit(), tree, otherwise);
     asm.then(LD, ARCH);
     if asm.len() > MAX_LEN {
@@ -65,23 +66,29 @@ pub(super) fn program(profile: &Profile) -> Result<BpfProgram> {
 }
 
 /// Writes the tree of one audit number.
-fn audit_arch(asm: &mut Assembler, profile: &Profile, abi: Abi, x32: Option<Abi>) -> Target {
-    let mut runs: Vec<Run<Leaf>> = Vec::with_capacity(256);
+fn audit_arch(
+    asm: &mut Assembler,
+    runs: &mut Vec<Run<Leaf>>,
+    profile: &Profile,
+    abi: Abi,
+    x32: Option<Abi>,
+) -> Target {
+    runs.clear();
     let main = Verdicts::new(profile, abi);
     let second = x32.map(|abi| Verdicts::new(profile, abi));
-    main.runs(profile, &mut runs);
+    main.runs(profile, runs);
     if abi == Abi::X86_64 {
         match &second {
-            Some(second) => second.runs(profile, &mut runs),
+            Some(second) => second.runs(profile, runs),
             None => {
-                tree::push(&mut runs, X32_BIT, Leaf::Ret(ret::KILL_THREAD));
+                tree::push(runs, X32_BIT, Leaf::Ret(ret::KILL_THREAD));
                 // Not x32 but "no syscall": a tracer may have skipped it. libseccomp spares it too.
-                tree::push(&mut runs, u32::MAX, Leaf::Ret(profile.default));
+                tree::push(runs, u32::MAX, Leaf::Ret(profile.default));
             }
         }
     }
     let mut written: Vec<(Vec<ArgRule>, bool, Target)> = Vec::new();
-    let tree = tree::emit(asm, &runs, X32_BIT, &mut |asm, leaf| {
+    let tree = tree::emit(asm, runs, X32_BIT, &mut |asm, leaf| {
         let (abi, slot) = match leaf {
             Leaf::Ret(value) => return Target::Ret(value),
             Leaf::Args(abi, slot) => (abi, slot),
@@ -169,8 +176,13 @@ impl Verdicts {
         let enosys = profile.enosys && self.last != 0;
         let base = self.abi.base();
         let end = if enosys { self.last as usize + 1 } else { PLAIN };
+        // Neighbours mostly hold the same; only where they differ is there something to look up.
+        let mut last = None;
         for (slot, number) in (0..end).zip(base..) {
-            tree::push(runs, number, self.leaf(profile, slot));
+            if last != Some(self.slots[slot]) || self.slots[slot] == MIXED {
+                tree::push(runs, number, self.leaf(profile, slot));
+                last = Some(self.slots[slot]);
+            }
         }
         let beyond = if enosys { ret::ERRNO | libc::ENOSYS.cast_unsigned() } else { profile.default };
         #[expect(clippy::cast_possible_truncation, reason = "there are SLOTS of them")]

@@ -19,7 +19,7 @@ pub(super) fn push<L: Copy + PartialEq>(runs: &mut Vec<Run<L>>, start: u32, leaf
 /// At most so many single numbers are picked out of their surroundings one after the other, by
 /// equality; more are first halved. Cheaper in instructions than halving down to each (one
 /// instruction for a single number instead of two), and no slower: two halvings fewer.
-const PICKS: usize = 3;
+const PICKS: usize = 4;
 
 /// Runs that are decided without halving: `first..end` in the list, all of one verdict but for a few
 /// single numbers.
