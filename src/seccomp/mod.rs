@@ -6,7 +6,9 @@
 //! simply, and the tests compare the two.
 
 pub mod arch;
+mod blame;
 mod chain;
+mod dump;
 mod emit;
 pub mod explain;
 mod lower;
@@ -14,16 +16,21 @@ pub mod names;
 mod notify;
 mod profile;
 mod program;
+pub mod report;
 mod table;
 mod tree;
 pub mod vm;
 
+#[cfg(test)]
+mod kernel_test;
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]
 mod sample;
 
 pub use arch::{Abi, Native};
+pub use blame::{Killed, killed};
+pub use dump::{action, dump};
 pub use notify::{ProcessState, send_listener};
 pub use program::Program;
 

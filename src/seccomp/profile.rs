@@ -315,3 +315,7 @@ impl Abi {
         runs && profile.abis.has(self)
     }
 }
+
+#[cfg(test)]
+#[path = "profile_test.rs"]
+mod tests;
