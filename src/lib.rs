@@ -11,6 +11,7 @@ pub mod namespaces;
 pub mod process;
 pub mod rootfs;
 pub mod runtime;
+pub mod seccomp;
 pub mod spec;
 pub mod state;
 pub mod sys;

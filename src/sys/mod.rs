@@ -17,6 +17,7 @@ pub mod path;
 pub mod pidfd;
 pub mod prctl;
 pub mod procfs;
+pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod time;
