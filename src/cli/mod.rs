@@ -21,9 +21,10 @@ pub use parse::Parsed;
 pub use table::{Args, Command};
 
 use crate::cgroups::Driver;
-use crate::error::{Class, Error, Result};
+use crate::error::{Class, Context as _, Error, Result};
 use crate::log::{self, Format, Level, Sink};
 use crate::runtime::Context;
+use crate::sys::selfexe;
 use clap::error::ErrorKind;
 use nix::unistd::geteuid;
 use std::path::PathBuf;
@@ -142,6 +143,18 @@ impl Parsed {
         };
         log::init(Sink { file, format, level });
         Ok(())
+    }
+
+    /// Before a command that enters a container: makes sure that the container cannot get at the
+    /// runtime's binary.
+    ///
+    /// # Errors
+    /// When the binary cannot be protected.
+    pub fn protect(&self) -> Result<()> {
+        match self.command.enters {
+            true => selfexe::protect().doing("protect dhow's own binary"),
+            false => Ok(()),
+        }
     }
 
     /// Carries the command out; the answer is the exit code.
