@@ -1,13 +1,12 @@
 //! Another process in a running container.
 
 use super::credentials::{self, Identity, Sets};
-use super::init::{Filter, Payload, become_root, enter_cgroup, prepare_exec, proc_of_container};
+use super::init::{Payload, become_root, enter_cgroup, proc_of_container};
 use super::protocol::{Channel, Message};
 use super::stdio;
 use super::terminal::Terminal;
 use crate::error::{Context, Error, Result};
 use crate::namespaces::flag;
-use crate::seccomp::Program;
 use crate::spec::{NamespaceKind, Process};
 use crate::sys::path::Root;
 use crate::sys::prctl;
@@ -26,8 +25,6 @@ pub struct Exec<'a> {
     pub process: &'a Process,
     /// Its capability sets.
     pub capabilities: Sets,
-    /// The seccomp filter of the container.
-    pub filter: Option<&'a Program>,
     /// The init, whose namespaces are joined.
     pub init: BorrowedFd<'a>,
     /// Those that the container has, without those that the parent has joined already.
@@ -94,12 +91,8 @@ pub fn become_payload(exec: &Exec<'_>, channel: &Channel) -> Result<Infallible> 
         in_user_namespace: exec.in_user_namespace,
         keep_groups: false,
     };
-    prctl::die_with_parent(false).doing("outlive the parent")?;
-    prepare_exec(exec.preserved_fds)?;
-    let filter = Filter::of(exec.filter, exec.process);
-    credentials::apply(&identity, &mut || filter.load_early(channel))?;
+    credentials::apply(&identity, &mut || Ok(()))?;
     let payload = Payload::prepare(exec.process)?;
-    filter.load_for_listener(channel)?;
-    filter.load_late()?;
-    payload.exec()
+    prctl::die_with_parent(false).doing("outlive the parent")?;
+    payload.exec(exec.preserved_fds)
 }

@@ -10,7 +10,6 @@ use super::{hooks, lookup, preflight, stdio};
 use crate::error::{Class, Context, Error, Result};
 use crate::namespaces::{self, Plan as NamespacePlan};
 use crate::rootfs::{Building, CgroupView, Entered, Pivot, Plan as RootfsPlan};
-use crate::seccomp::Program;
 use crate::spec::{HookPoint, NamespaceKind, Process, Spec, State, sysctl_path};
 use crate::sys::procfs::Proc;
 use crate::sys::{cred, fd, net, prctl, signal, socket};
@@ -42,8 +41,6 @@ pub struct Init<'a> {
     pub cgroups: CgroupView,
     /// The capability sets.
     pub capabilities: Sets,
-    /// The seccomp filter.
-    pub filter: Option<&'a Program>,
     /// How the rootfs is entered.
     pub pivot: Pivot,
     /// Whether the container gets a session keyring of its own.
@@ -63,10 +60,8 @@ pub fn become_payload(init: Init<'_>, channel: &Channel) -> Result<Infallible> {
     init.begin_session()?;
     let (mut entered, console) = init.build_rootfs(channel)?;
     init.finish_rootfs(&mut entered)?;
-    init.become_user(&mut entered, channel, console)?;
+    let filter = init.become_user(&mut entered, channel, console)?;
     let payload = Payload::prepare(init.process)?;
-    let filter = Filter::of(init.filter, init.process);
-    filter.load_for_listener(channel)?;
     let starter = init.await_start(channel)?;
     let starter = starter.as_ref().unwrap_or(channel);
     let outcome = init.run_payload(filter, &payload);
@@ -75,6 +70,9 @@ pub fn become_payload(init: Init<'_>, channel: &Channel) -> Result<Infallible> {
     let _ = starter.send(&Message::Failed(error.clone()));
     Err(error)
 }
+
+/// A step that waits until the last moment: the seccomp filter.
+type Deferred = ();
 
 impl Init<'_> {
     /// Joins and makes namespaces, and enters the cgroup in between.
@@ -177,7 +175,12 @@ impl Init<'_> {
     }
 
     /// Takes the terminal, and becomes the payload's user with the payload's rights.
-    fn become_user(&self, entered: &mut Entered, channel: &Channel, console: Option<Terminal>) -> Result<()> {
+    fn become_user(
+        &self,
+        entered: &mut Entered,
+        channel: &Channel,
+        console: Option<Terminal>,
+    ) -> Result<Deferred> {
         match console {
             Some(terminal) => channel.send(&Message::Console(terminal.install()?))?,
             None => stdio::reopen_null(&entered.root)?,
@@ -189,8 +192,7 @@ impl Init<'_> {
             in_user_namespace: self.in_user_namespace(),
             keep_groups: false,
         };
-        prepare_exec(self.preserved_fds)?;
-        credentials::apply(&identity, &mut || Filter::of(self.filter, self.process).load_early(channel))
+        credentials::apply(&identity, &mut || Ok(()))
     }
 
     /// Says that all is ready and waits for the word to start. Answers the socket over which the
@@ -217,13 +219,12 @@ impl Init<'_> {
         }
     }
 
-    fn run_payload(&self, filter: Filter<'_>, payload: &Payload) -> Result<Infallible> {
+    fn run_payload(&self, _filter: Deferred, payload: &Payload) -> Result<Infallible> {
         let hooks = &self.spec.hooks.start_container;
         if !hooks.is_empty() {
             hooks::run_all(HookPoint::StartContainer, hooks, &self.state("created"))?;
         }
-        filter.load_late()?;
-        payload.exec()
+        payload.exec(self.preserved_fds)
     }
 
     fn in_user_namespace(&self) -> bool {
@@ -291,76 +292,6 @@ fn set_personality(domain: &str) -> Result<()> {
     prctl::set_personality(persona).doing_on("set", || format!("linux.personality {domain}"))
 }
 
-/// Sees to it that nothing of dhow's reaches the payload: no fd, no changed signal. It comes
-/// before the filter, which may not allow it any more.
-///
-/// # Errors
-/// close_range(2)'s.
-pub fn prepare_exec(preserved_fds: u32) -> Result<()> {
-    signal::reset_for_payload().doing("reset signals")?;
-    let first = 3 + i32::try_from(preserved_fds).unwrap_or(i32::MAX - 3);
-    fd::cloexec_from(first).doing("close file descriptors")
-}
-
-/// A seccomp filter, and the moment at which it is loaded.
-///
-/// Without noNewPrivileges seccomp(2) asks for CAP_SYS_ADMIN, so it must be before the
-/// capabilities go. With it, it is as late as can be, so that the fewest of dhow's own syscalls
-/// need the profile's leave: right before the exec, or, when somebody waits for its listener,
-/// while the parent is there to hand that over.
-#[derive(Debug, Clone, Copy)]
-pub struct Filter<'a> {
-    program: Option<&'a Program>,
-    early: bool,
-}
-
-impl<'a> Filter<'a> {
-    /// The filter of a process.
-    pub fn of(program: Option<&'a Program>, process: &Process) -> Filter<'a> {
-        Filter { program, early: !process.no_new_privileges }
-    }
-
-    /// Before the capabilities are dropped.
-    ///
-    /// # Errors
-    /// seccomp(2)'s.
-    pub fn load_early(self, channel: &Channel) -> Result<()> {
-        match self.program {
-            Some(program) if self.early => load(program, channel),
-            _ => Ok(()),
-        }
-    }
-
-    /// While the parent listens.
-    ///
-    /// # Errors
-    /// seccomp(2)'s.
-    pub fn load_for_listener(self, channel: &Channel) -> Result<()> {
-        match self.program {
-            Some(program) if !self.early && program.needs_listener() => load(program, channel),
-            _ => Ok(()),
-        }
-    }
-
-    /// Right before the exec.
-    ///
-    /// # Errors
-    /// seccomp(2)'s.
-    pub fn load_late(self) -> Result<()> {
-        match self.program {
-            Some(program) if !self.early && !program.needs_listener() => program.install().map(drop),
-            _ => Ok(()),
-        }
-    }
-}
-
-fn load(program: &Program, channel: &Channel) -> Result<()> {
-    match program.install()? {
-        Some(listener) => channel.send(&Message::Listener(listener)),
-        None => Ok(()),
-    }
-}
-
 /// The payload's program, arguments and environment in the form that execve(2) takes, made before
 /// the last privileges are gone.
 #[derive(Debug)]
@@ -391,11 +322,14 @@ impl Payload {
         })
     }
 
-    /// Becomes the program, after [`prepare_exec`].
+    /// Becomes the program. Nothing of dhow's is left: fds are closed, signals are as they were.
     ///
     /// # Errors
     /// execve(2)'s, with what it means.
-    pub fn exec(&self) -> Result<Infallible> {
+    pub fn exec(&self, preserved_fds: u32) -> Result<Infallible> {
+        signal::reset_for_payload().doing("reset signals")?;
+        let first = 3 + i32::try_from(preserved_fds).unwrap_or(i32::MAX - 3);
+        fd::cloexec_from(first).doing("close file descriptors")?;
         nix::unistd::execve(&self.program, &self.arguments, &self.environment)
             .map_err(|errno| lookup::exec_failed(&self.name, &self.path, errno))
     }

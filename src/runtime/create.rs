@@ -14,7 +14,6 @@ use crate::process::init::{self, Init as InitPlan};
 use crate::process::protocol::{Channel, Message, out_of_turn};
 use crate::process::{self, hooks};
 use crate::rootfs::{CgroupView, Hierarchy, Pivot, Plan as RootfsPlan};
-use crate::seccomp::{self, Program};
 use crate::spec::load::Loaded;
 use crate::spec::{self, HookPoint, Hooks, NamespaceKind, Process, Spec, State};
 use crate::state::{Init, Locked, Phase, Record, Undo};
@@ -31,9 +30,6 @@ pub(super) const START_SOCKET: &str = "start.sock";
 /// The copy of config.json, in the container's directory: `exec` needs the process's defaults,
 /// and the bundle may be gone by then.
 pub(super) const CONFIG: &str = "config.json";
-
-/// The container's seccomp program, compiled, for `exec`.
-pub(super) const FILTER: &str = "seccomp.bpf";
 
 /// What is asked of `create` and `run`.
 #[derive(Debug, Clone)]
@@ -109,7 +105,6 @@ struct Planned {
     joins: Vec<(NamespaceKind, OwnedFd)>,
     rootfs: RootfsPlan,
     capabilities: Sets,
-    filter: Option<Program>,
     cgroup: std::cell::Cell<Option<Manager>>,
 }
 
@@ -141,7 +136,6 @@ impl Planned {
         let cgroups_path = config.spec.linux.cgroups_path.as_deref();
         let cgroup = Manager::plan(context.cgroups, cgroups_path, &request.id, context.rootless)?;
         Ok(Planned {
-            filter: compile_filter(&config.spec)?,
             capabilities: Sets::new(process.capabilities.as_ref()),
             cgroup: std::cell::Cell::new(Some(cgroup)),
             config,
@@ -174,7 +168,6 @@ impl Planned {
             created: time::rfc3339(SystemTime::now()),
             owner: nix::unistd::geteuid().as_raw(),
             namespaces: spec.linux.namespaces.iter().map(|namespace| namespace.kind.clone()).collect(),
-            filtered: self.filter.is_some(),
             private_pids: spec.linux.creates(NamespaceKind::Pid),
             annotations: spec.annotations.clone(),
             hooks: Hooks {
@@ -188,9 +181,6 @@ impl Planned {
         let recorded = Recorded { locked: Some(locked), record, cgroup };
         recorded.locked()?.write(&recorded.record)?;
         recorded.locked()?.write_file(CONFIG, &self.config.text)?;
-        if let Some(filter) = &self.filter {
-            recorded.locked()?.write_file(FILTER, &filter.to_bytes())?;
-        }
         Ok(recorded)
     }
 }
@@ -247,7 +237,6 @@ impl Recorded {
             rootfs: &planned.rootfs,
             cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
             capabilities: planned.capabilities,
-            filter: planned.filter.as_ref(),
             pivot: request.pivot,
             new_keyring: request.new_keyring,
             preserved_fds: request.preserve_fds,
@@ -332,10 +321,6 @@ impl Spawned {
                     run_hooks(planned, &recorded.record.id, child.pid.as_raw())?;
                     channel.send(&Message::HooksDone)?;
                 }
-                Message::Listener(listener) => {
-                    let state = hook_state(planned, &recorded.record.id, child.pid.as_raw());
-                    hand_over_listener(planned.spec(), &listener, child.pid.as_raw(), &state)?;
-                }
                 Message::Console(master) => console = Some(master),
                 Message::Ready => return Ok(console),
                 other => return Err(out_of_turn(&other)),
@@ -372,10 +357,9 @@ impl Spawned {
     }
 }
 
-/// The state while the container is being created.
-fn hook_state<'a>(planned: &'a Planned, id: &'a str, pid: i32) -> State<'a> {
+fn run_hooks(planned: &Planned, id: &str, pid: i32) -> Result<()> {
     let spec = planned.spec();
-    State {
+    let state = State {
         oci_version: &spec.oci_version,
         id,
         status: "creating",
@@ -383,30 +367,7 @@ fn hook_state<'a>(planned: &'a Planned, id: &'a str, pid: i32) -> State<'a> {
         bundle: planned.bundle(),
         annotations: &spec.annotations,
     }
-}
-
-/// The filter of a configuration; `None` when it asks for none.
-fn compile_filter(spec: &Spec) -> Result<Option<Program>> {
-    const FAIL_UNKNOWN: &str = "run.oci.seccomp_fail_unknown_syscall";
-    let Some(profile) = spec.linux.seccomp.as_ref().filter(|profile| !seccomp::is_absent(profile)) else {
-        return Ok(None);
-    };
-    let unknown_syscall_fails =
-        spec.annotations.get(FAIL_UNKNOWN).is_some_and(|value| value == "1" || value == "true");
-    let options = seccomp::Options { unknown_syscall_fails, ..seccomp::Options::default() };
-    seccomp::compile(profile, &options).map(Some)
-}
-
-/// Gives the listener of a filter to whoever answers for the process.
-pub(super) fn hand_over_listener(spec: &Spec, listener: &OwnedFd, pid: i32, state: &State<'_>) -> Result<()> {
-    let Some(profile) = &spec.linux.seccomp else { return Ok(()) };
-    let process = seccomp::ProcessState::new(&spec.oci_version, pid, &profile.listener_metadata, state);
-    seccomp::send_listener(Path::new(&profile.listener_path), listener.as_fd(), &process)
-}
-
-fn run_hooks(planned: &Planned, id: &str, pid: i32) -> Result<()> {
-    let spec = planned.spec();
-    let state = hook_state(planned, id, pid).to_json();
+    .to_json();
     hooks::run_all(HookPoint::Prestart, &spec.hooks.prestart, &state)?;
     hooks::run_all(HookPoint::CreateRuntime, &spec.hooks.create_runtime, &state)
 }

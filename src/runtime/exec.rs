@@ -1,17 +1,14 @@
 //! `exec`: another process in a container that runs.
 
 use super::container::{Container, Context};
-use super::create::{
-    CONFIG, FILTER, connect_console_socket, hand_over_listener, send_console, write_pid_file,
-};
+use super::create::{CONFIG, connect_console_socket, send_console, write_pid_file};
 use super::foreground::{Signals, size_as_caller, stay};
 use crate::cgroups::Placement;
 use crate::error::{Class, Error, Result};
 use crate::process::credentials::Sets;
 use crate::process::exec::{self as child, Exec};
-use crate::process::protocol::{Message, out_of_turn};
+use crate::process::protocol::{Channel, Message, out_of_turn};
 use crate::process::{Spawned, spawn, spawn_staged};
-use crate::seccomp::Program;
 use crate::spec::{self, NamespaceKind, Process, Spec};
 use crate::state::{Operation, Status};
 use crate::sys::pidfd;
@@ -79,24 +76,9 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
     let init = open_init(&container)?;
     let placement =
         container.cgroup()?.placement_for_exec(&request.cgroups, container.record.init.map(|i| i.pid))?;
-    let filter = match container.record.filtered {
-        true => Some(Program::from_bytes(&context.store.read_file(id, FILTER)?)?),
-        false => None,
-    };
     let signals = if request.detach { None } else { Some(Signals::hold()?) };
-    let plan = Exec {
-        id,
-        process: &process,
-        capabilities,
-        filter: filter.as_ref(),
-        init: init.as_fd(),
-        namespaces: CloneFlags::empty(),
-        in_user_namespace: false,
-        new_keyring: false,
-        preserved_fds: request.preserve_fds,
-    };
-    let spawned = enter(&container, plan, &placement)?;
-    let master = follow(context, &container, &spawned, placement)?;
+    let spawned = enter(&container, &process, capabilities, &init, &placement, request.preserve_fds)?;
+    let master = follow(&spawned, placement)?;
     let kept = match (master, console) {
         (Some(master), Some(socket)) => {
             send_console(&socket, &master)?;
@@ -197,32 +179,44 @@ fn open_init(container: &Container) -> Result<OwnedFd> {
 
 /// Makes the process. Root joins the pid namespace before it forks, so that one fork is enough; a
 /// rootless dhow has the right to join only inside the user namespace, and needs one between.
-fn enter(container: &Container, mut plan: Exec<'_>, placement: &Placement) -> Result<Spawned> {
+fn enter(
+    container: &Container,
+    process: &Process,
+    capabilities: Sets,
+    init: &OwnedFd,
+    placement: &Placement,
+    preserved_fds: u32,
+) -> Result<Spawned> {
     let kinds = container.namespaces();
     let all = child::flags_of(&kinds);
-    plan.in_user_namespace = kinds.contains(&NamespaceKind::User);
-    let init = plan.init;
+    let in_user_namespace = kinds.contains(&NamespaceKind::User);
+    let plan = |namespaces| Exec {
+        id: &container.record.id,
+        process,
+        capabilities,
+        init: init.as_fd(),
+        namespaces,
+        in_user_namespace,
+        new_keyring: false,
+        preserved_fds,
+    };
     let into = placement.cgroup_fd();
     let none = (CloneFlags::empty(), 0);
-    if plan.in_user_namespace && !nix::unistd::geteuid().is_root() {
-        let enter = || child::join(init, all);
+    if in_user_namespace && !nix::unistd::geteuid().is_root() {
+        let enter = || child::join(init.as_fd(), all);
+        let plan = plan(CloneFlags::empty());
         return spawn_staged(none, into, enter, |channel| child::become_payload(&plan, channel));
     }
     let pid = CloneFlags::CLONE_NEWPID;
-    child::join(init, all & pid)?;
-    plan.namespaces = all - pid;
+    child::join(init.as_fd(), all & pid)?;
+    let plan = plan(all - pid);
     spawn(none, into, |channel| child::become_payload(&plan, channel))
 }
 
 /// Follows the child until it has become the payload, or says why it has not. Answers the master
 /// of its terminal.
-fn follow(
-    context: &Context,
-    container: &Container,
-    spawned: &Spawned,
-    placement: Placement,
-) -> Result<Option<OwnedFd>> {
-    let outcome = talk(context, container, spawned, placement);
+fn follow(spawned: &Spawned, placement: Placement) -> Result<Option<OwnedFd>> {
+    let outcome = talk(&spawned.channel, placement);
     if outcome.is_err() {
         let _ = pidfd::send_signal(spawned.child.pidfd.as_fd(), libc::SIGKILL);
         let _ = nix::sys::wait::waitpid(spawned.child.pid, None);
@@ -230,13 +224,7 @@ fn follow(
     outcome
 }
 
-fn talk(
-    context: &Context,
-    container: &Container,
-    spawned: &Spawned,
-    placement: Placement,
-) -> Result<Option<OwnedFd>> {
-    let channel = &spawned.channel;
+fn talk(channel: &Channel, placement: Placement) -> Result<Option<OwnedFd>> {
     let tasks = match placement {
         Placement::Tasks(tasks) | Placement::Hybrid(_, tasks) => tasks,
         Placement::None | Placement::IntoCgroup(_) => Vec::new(),
@@ -249,12 +237,6 @@ fn talk(
         match channel.receive()? {
             None => return Ok(console),
             Some(Message::Console(master)) => console = Some(master),
-            Some(Message::Listener(listener)) => {
-                let text = context.store.read_file(&container.record.id, CONFIG)?;
-                let config: Spec = spec::load::parse(&text, Path::new(CONFIG))?;
-                let pid = spawned.child.pid.as_raw();
-                hand_over_listener(&config, &listener, pid, &container.state(None))?;
-            }
             Some(Message::Failed(error)) => return Err(error),
             Some(other) => return Err(out_of_turn(&other)),
         }

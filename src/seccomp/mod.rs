@@ -90,13 +90,6 @@ pub fn compile(profile: &Seccomp, options: &Options) -> Result<Program> {
     Ok(Program::new(lower::program(&profile)?, profile.flags))
 }
 
-/// The names of the architectures that a profile may name, sorted.
-pub fn arch_names() -> Vec<&'static str> {
-    let mut names: Vec<&str> = Abi::ALL.into_iter().map(Abi::oci_name).collect();
-    names.sort_unstable();
-    names
-}
-
 /// Whether the object stands for no filter at all: no default action and no rules.
 pub fn is_absent(profile: &Seccomp) -> bool {
     profile.default_action.is_empty() && profile.syscalls.is_empty()

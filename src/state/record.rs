@@ -82,9 +82,6 @@ pub struct Record {
     /// Whether its pid namespace was made for it: then nothing outlives its init.
     #[serde(default)]
     pub private_pids: bool,
-    /// Whether it has a seccomp filter, whose program is kept beside the record.
-    #[serde(default)]
-    pub filtered: bool,
     /// Its annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
@@ -118,7 +115,6 @@ impl Record {
             owner: 0,
             namespaces: Vec::new(),
             private_pids: false,
-            filtered: false,
             annotations: BTreeMap::new(),
             hooks: Hooks::default(),
             undo: Vec::new(),
