@@ -12,6 +12,7 @@ mod parse;
 mod pause;
 mod ps;
 mod run;
+mod seccomp;
 mod spec;
 mod start;
 mod state;
@@ -66,6 +67,7 @@ const COMMANDS: &[Command] = &[
     list::COMMAND,
     spec::COMMAND,
     features::COMMAND,
+    seccomp::COMMAND,
 ];
 
 /// What `--version` prints. go-runc looks for a first line that begins with `runc version`, docker
