@@ -218,6 +218,61 @@ fn oom_is_announced_and_counted() {
 }
 
 #[test]
+fn a_check_before_the_update_spares_the_processes() {
+    let Some(mut test) = usual() else { return };
+    test.spawn("head -c 60000000 /dev/zero | (tail -c 50000000; sleep 100)  | (sleep 100)");
+    let current = file(&test, "memory.usage_in_bytes", "memory.current");
+    wait_for("the memory is used", || read(&current).parse::<u64>().unwrap() > 40_000_000);
+    let update = r#"{"memory":{"limit":4194304,"checkBeforeUpdate":true}}"#;
+    let error = test.manager.update(&resources(update)).unwrap_err().to_string();
+    assert!(
+        error.contains("linux.resources.memory.limit: 4194304") && error.contains("present use"),
+        "{error}"
+    );
+    assert_eq!(test.manager.oom().unwrap().unwrap().kills, 0);
+}
+
+#[test]
+fn reading_a_disk_is_slowed_down() {
+    use std::os::linux::fs::MetadataExt;
+    let Some(mut test) = usual() else { return };
+    let data = format!("/var/tmp/{}", name());
+    std::fs::write(&data, vec![7_u8; 1_572_864]).unwrap();
+    nix::unistd::sync();
+    let device = std::fs::metadata(&data).unwrap().st_dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    if major == 0 {
+        std::fs::remove_file(data).unwrap();
+        eprintln!("skipped: /var/tmp is on no disk");
+        return;
+    }
+    let limits = format!(
+        r#"{{"blockIO":{{"throttleReadBpsDevice":
+        [{{"major":{major},"minor":{minor},"rate":1048576}}]}}}}"#
+    );
+    test.manager.apply(&resources(&limits)).unwrap();
+    let start = Instant::now();
+    let (ok, text) = test.run(&format!("dd if={data} of=/dev/null bs=64k iflag=direct"));
+    std::fs::remove_file(&data).unwrap();
+    assert!(ok, "{text}");
+    assert!(start.elapsed() > Duration::from_millis(1000), "1.5 MB at 1 MB/s took {:?}", start.elapsed());
+    let stats = test.manager.stats().unwrap();
+    let read = stats.blkio.io_service_bytes_recursive.iter().find(|e| e.op == "Read").unwrap();
+    assert!(read.value >= 1_500_000, "{stats:?}");
+}
+
+#[test]
+fn threaded_cgroups_are_entered() {
+    let Some(test) = v2() else { return };
+    let top = test.dirs().remove(0);
+    let child = format!("{top}/threads");
+    std::fs::create_dir(&child).unwrap();
+    std::fs::write(format!("{child}/cgroup.type"), "threaded").unwrap();
+    let placement = test.manager.placement_for_exec(&["threads".to_owned()], None).unwrap();
+    assert!(matches!(placement, Placement::Tasks(_)), "{placement:?}");
+}
+
+#[test]
 fn cpusets_hold_processes_to_their_cpus() {
     let Some(mut test) = usual() else { return };
     test.manager.apply(&resources(r#"{"cpu":{"cpus":"0","mems":"0"}}"#)).unwrap();
@@ -294,8 +349,12 @@ fn a_failed_update_leaves_the_old_values() {
         let files = [
             "pids.max",
             "cpu.shares",
+            "cpu.weight",
             "cpu.cfs_quota_us",
+            "cpu.max",
             "memory.limit_in_bytes",
+            "memory.max",
+            "memory.swap.max",
             "cpuset.cpus",
             "devices.list",
         ];
@@ -304,7 +363,7 @@ fn a_failed_update_leaves_the_old_values() {
         all.filter_map(Result::ok).collect()
     };
     let before = read(&test);
-    assert_eq!(before.len(), 6);
+    assert_eq!(before.len(), 6, "{before:?}");
     // The last of them is wrong.
     let second = if is_v1 {
         r#"{"pids":{"limit":50},"cpu":{"shares":256,"quota":20000},"memory":{"limit":52428800},
@@ -345,10 +404,7 @@ fn bad_values_name_field_value_and_range() {
             r#"{"blockIO":{"throttleReadBpsDevice":[{"major":4000,"minor":1,"rate":5}]}}"#,
             vec!["blockIO.throttleReadBpsDevice 4000:1 5", "existing block device"],
         ),
-        (
-            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":1}]}"#,
-            vec!["hugepageLimits", "no hugetlb hierarchy"],
-        ),
+        (r#"{"hugepageLimits":[{"pageSize":"3MB","limit":1}]}"#, vec!["hugepageLimits 1", "hugetlb"]),
         (r#"{"unified":{"memory.high":"1"}}"#, vec!["linux.resources.unified", "memory.high"]),
     ] {
         let error = test.manager.update(&resources(json)).unwrap_err().to_string();
@@ -379,7 +435,7 @@ fn v2_names_what_is_missing() {
         test.manager.apply(&resources(r#"{"unified":{"cgroup.nonsense":"1"}}"#)).unwrap_err().to_string();
     assert!(error.contains("linux.resources.unified.cgroup.nonsense 1"), "{error}");
     // hugetlb is there, and enabled when it is asked for.
-    if Path::new(&test.dirs()[0]).join("../cgroup.controllers").exists() {
+    if read(&format!("{}/../cgroup.controllers", test.dirs()[0])).contains("hugetlb") {
         test.manager.apply(&resources(r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#)).unwrap();
         let limit = std::fs::read_to_string(Path::new(&test.dirs()[0]).join("hugetlb.2MB.max")).unwrap();
         assert_eq!(limit.trim(), "4194304");

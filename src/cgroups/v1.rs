@@ -182,6 +182,7 @@ impl Hierarchies {
     /// Changes limits of a cgroup in use and does what is to be done `then`; all or nothing.
     pub(super) fn update(&self, resources: &Resources, then: impl FnOnce() -> Result<()>) -> Result<()> {
         let writes = self.plan_writes(resources, Mode::Update)?;
+        self.refuse_below_use(resources)?;
         // What cannot be expressed is found out before anything is written.
         let policy = Policy::of_update(&resources.devices)?;
         let target = policy.map(|policy| Exceptions::of(&policy)).transpose()?;
@@ -189,6 +190,15 @@ impl Hierarchies {
             Some(target) => self.change_devices(target, then),
             None => then(),
         })
+    }
+
+    /// `checkBeforeUpdate`: otherwise the kernel reclaims and swaps before it refuses.
+    fn refuse_below_use(&self, resources: &Resources) -> Result<()> {
+        let limit = limits::to_check_before_update(resources);
+        match (limit, self.dir(Controller::Memory)) {
+            (Some(limit), Some(dir)) => limits::refuse_below_use(limit, dir, "memory.usage_in_bytes"),
+            _ => Ok(()),
+        }
     }
 
     fn plan_writes(&self, resources: &Resources, mode: Mode) -> Result<Vec<Write>> {
@@ -200,7 +210,7 @@ impl Hierarchies {
         self.dir(Controller::Devices).ok_or_else(|| {
             Error::new(Class::Unsupported, "set device rules")
                 .on("linux.resources.devices")
-                .because("no devices hierarchy is mounted for this container")
+                .because("the container has no cgroup with the devices controller")
         })
     }
 
@@ -316,7 +326,7 @@ impl Hierarchies {
     fn freezer(&self) -> Result<&Dir> {
         self.dir(Controller::Freezer).ok_or_else(|| {
             Error::new(Class::Unsupported, "freeze the container")
-                .because("no freezer hierarchy is mounted for this container")
+                .because("the container has no cgroup with the freezer controller")
         })
     }
 

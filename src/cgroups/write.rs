@@ -239,7 +239,7 @@ fn explain(write: &Write, dir: Option<&Dir>, errno: Errno) -> Error {
         let name = write.controller.map_or("cgroup v2", Controller::name);
         return base
             .class(Class::Unsupported)
-            .because(format!("no {name} hierarchy is mounted for this container"));
+            .because(format!("the container has no cgroup with the {name} controller"));
     };
     match errno {
         Errno::NOENT if !is_enabled(write, dir) => {
@@ -350,6 +350,9 @@ mod tests {
     fn no_hierarchy_is_no_bare_enoent() {
         let writes = [Write::new(Controller::Memory, "linux.resources.memory.limit", "f", "1")];
         let error = apply(&writes, &|_| None).unwrap_err().to_string();
-        assert!(error.contains("linux.resources.memory.limit 1: no memory hierarchy"), "{error}");
+        assert!(
+            error.contains("linux.resources.memory.limit 1: the container has no cgroup with the memory"),
+            "{error}"
+        );
     }
 }

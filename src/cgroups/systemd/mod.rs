@@ -52,6 +52,12 @@ impl Unit {
     pub(super) fn plan(cgroups_path: Option<&str>, id: &str, rootless: bool) -> Result<Unit> {
         let place = UnitPlace::read(cgroups_path, id, rootless)?;
         let inner = match Layout::of_host(false)? {
+            Layout::V1(_) if rootless => {
+                return Err(Error::new(Class::Unsupported, "plan the container's cgroup")
+                    .on(place.unit)
+                    .because("on cgroup v1 a user's systemd has no controllers")
+                    .hint("use cgroup v2, or --cgroup-manager cgroupfs or disabled"));
+            }
             Layout::V1(mounts) => {
                 Manager::V1(v1::Hierarchies::plan(&mounts, &Place::FromRoot(place.directory()), "", false))
             }
