@@ -171,3 +171,83 @@ pub struct TimeOffset {
     /// Nanoseconds, below 10^9.
     pub nanosecs: u32,
 }
+
+/// The kinds of namespaces(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NamespaceKind {
+    /// user_namespaces(7)
+    User,
+    /// pid_namespaces(7)
+    Pid,
+    /// network_namespaces(7)
+    Network,
+    /// ipc_namespaces(7)
+    Ipc,
+    /// uts_namespaces(7)
+    Uts,
+    /// mount_namespaces(7)
+    Mount,
+    /// cgroup_namespaces(7)
+    Cgroup,
+    /// time_namespaces(7)
+    Time,
+}
+
+impl NamespaceKind {
+    /// Every kind.
+    pub const ALL: [NamespaceKind; 8] = [
+        NamespaceKind::User,
+        NamespaceKind::Pid,
+        NamespaceKind::Network,
+        NamespaceKind::Ipc,
+        NamespaceKind::Uts,
+        NamespaceKind::Mount,
+        NamespaceKind::Cgroup,
+        NamespaceKind::Time,
+    ];
+
+    /// The word in config.json.
+    pub fn name(self) -> &'static str {
+        match self {
+            NamespaceKind::User => "user",
+            NamespaceKind::Pid => "pid",
+            NamespaceKind::Network => "network",
+            NamespaceKind::Ipc => "ipc",
+            NamespaceKind::Uts => "uts",
+            NamespaceKind::Mount => "mount",
+            NamespaceKind::Cgroup => "cgroup",
+            NamespaceKind::Time => "time",
+        }
+    }
+
+    /// The file under `/proc/PID/ns`.
+    pub fn proc_name(self) -> &'static str {
+        match self {
+            NamespaceKind::Network => "net",
+            NamespaceKind::Mount => "mnt",
+            other => other.name(),
+        }
+    }
+
+    /// The kind of a word in config.json.
+    pub fn from_name(name: &str) -> Option<NamespaceKind> {
+        NamespaceKind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl Linux {
+    /// The entry for a kind of namespace; `None` when the container shares the runtime's.
+    pub fn namespace(&self, kind: NamespaceKind) -> Option<&Namespace> {
+        self.namespaces.iter().find(|namespace| namespace.kind == kind.name())
+    }
+
+    /// Whether the container has a namespace of this kind other than the runtime's.
+    pub fn has(&self, kind: NamespaceKind) -> bool {
+        self.namespace(kind).is_some()
+    }
+
+    /// Whether a namespace of this kind is to be created, not joined.
+    pub fn creates(&self, kind: NamespaceKind) -> bool {
+        self.namespace(kind).is_some_and(|namespace| namespace.path.is_empty())
+    }
+}

@@ -7,13 +7,17 @@
 
 mod hooks;
 mod linux;
+pub mod load;
 mod process;
 mod resources;
 mod seccomp;
+mod state;
+mod validate;
 
 pub use hooks::{Hook, HookPoint, Hooks};
 pub use linux::{
-    Device, IdMapping, IntelRdt, Linux, MemoryPolicy, Namespace, NetDevice, Personality, TimeOffset,
+    Device, IdMapping, IntelRdt, Linux, MemoryPolicy, Namespace, NamespaceKind, NetDevice, Personality,
+    TimeOffset,
 };
 pub use process::{Capabilities, ConsoleSize, ExecCpuAffinity, IoPriority, Process, Rlimit, Scheduler, User};
 pub use resources::{
@@ -21,7 +25,10 @@ pub use resources::{
     Resources, ThrottleDevice, WeightDevice,
 };
 pub use seccomp::{Seccomp, SeccompArg, SeccompRule};
+pub use state::State;
+pub use validate::{validate, validate_process};
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 
@@ -51,6 +58,16 @@ pub struct Spec {
     /// What concerns Linux alone.
     #[serde(deserialize_with = "nullable")]
     pub linux: Linux,
+    /// For other kernels; whether it is there.
+    pub solaris: Option<IgnoredAny>,
+    /// For another kernel; whether it is there.
+    pub windows: Option<IgnoredAny>,
+    /// For runtimes that start virtual machines; whether it is there.
+    pub vm: Option<IgnoredAny>,
+    /// For another kernel; whether it is there.
+    pub zos: Option<IgnoredAny>,
+    /// For another kernel; whether it is there.
+    pub freebsd: Option<IgnoredAny>,
 }
 
 /// `root`: the container's root filesystem.
@@ -93,4 +110,33 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// The name of a kernel parameter with dots: the specification allows `net/ipv4/x` too, and in
+/// that form a dot belongs to a name, as in `net/ipv4/conf/eth0.1/forwarding` (sysctl(8)).
+pub(crate) fn dotted_sysctl(key: &str) -> String {
+    match key.find(['.', '/']) {
+        Some(first) if key.as_bytes()[first] == b'/' => key.replace('/', "."),
+        _ => key.to_owned(),
+    }
+}
+
+/// The path of a kernel parameter below `/proc/sys`, in either form of its name.
+pub fn sysctl_path(key: &str) -> String {
+    match key.find(['.', '/']) {
+        Some(first) if key.as_bytes()[first] == b'/' => key.to_owned(),
+        // In the dotted form, a slash stands for a dot within a name.
+        _ => key
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
+    }
 }

@@ -15,9 +15,8 @@ pub struct Seccomp {
     /// `SCMP_ARCH_*`; the native one is always included.
     #[serde(deserialize_with = "nullable")]
     pub architectures: Vec<String>,
-    /// `SECCOMP_FILTER_FLAG_*`.
-    #[serde(deserialize_with = "nullable")]
-    pub flags: Vec<String>,
+    /// `SECCOMP_FILTER_FLAG_*`; absent is not the same as empty: it means the default flags.
+    pub flags: Option<Vec<String>>,
     /// The socket that gets the listener of `SCMP_ACT_NOTIFY`.
     #[serde(deserialize_with = "nullable")]
     pub listener_path: String,

@@ -1,0 +1,82 @@
+# dhow's workshop. `make help` lists the targets. Everything that is missing is installed by
+# the target that needs it, from Debian and crates.io only.
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+TOOLS ?= $(or $(DHOW_TOOLS),/var/tmp/dhow-tools)
+# Asked once, and only by the targets that build.
+TARGET = $(eval TARGET := $(shell .ci/target))$(TARGET)
+STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
+
+# A heading between the steps of a long target.
+say = @printf '\n== %s\n' "$(1)"
+
+.PHONY: help build test lint deny unit integration demo bench peers install clean test-needs
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
+
+build: ## bin/dhow: one static executable
+	$(STATIC_CARGO) build --locked --release --package dhow --bin dhow
+	@mkdir -p bin
+	@cp target/$(TARGET)/release/dhow bin/.dhow.new && mv bin/.dhow.new bin/dhow
+	@ls -l bin/dhow
+
+# The integration tests come last: CI ends with cargo test's own output.
+test: test-needs lint deny build unit integration ## everything that must hold before a merge
+
+test-needs:
+	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: it makes containers" >&2; exit 1; }
+	$(call say,needs)
+	@.ci/need cc:gcc busybox:busybox-static
+	@.ci/need containerd:containerd podman:podman || echo "the tests with engines will be skipped"
+
+lint: ## rustfmt and clippy
+	$(call say,rustfmt)
+	cargo fmt --all --check
+	$(call say,clippy)
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+deny: ## licences, sources and duplicates of the dependencies
+	$(call say,cargo-deny)
+	@.ci/deny $(TOOLS)
+
+unit: ## unit tests
+	$(call say,unit tests)
+	cargo test --locked --package dhow
+	cargo test --locked --package dhow-bench
+
+# Twice: with the machine's own cgroup layout, and with cgroup v2 alone where that differs.
+integration: ## the binary on the real kernel (bin/dhow must be there)
+	$(call say,integration tests: build)
+	$(STATIC_CARGO) test --locked --package dhow-integration --no-run
+	$(call say,integration tests: cgroup v2 only)
+	if grep -q ' - cgroup ' /proc/self/mountinfo; then \
+	    DHOW_TARGET=$(TARGET) integration/layout.sh v2 .ci/cargo test --locked --package dhow-integration; fi
+	$(call say,integration tests)
+	$(STATIC_CARGO) test --locked --package dhow-integration
+
+demo: build ## a container's whole life, shown step by step
+	@.ci/need busybox:busybox-static
+	@integration/demo.sh bin/dhow
+
+bench: build ## dhow against crun, runc and the kernel's floor; BENCH="--quick" for options
+	@.ci/need debootstrap:debootstrap musl-gcc:musl-tools strace:strace
+	integration/peers.sh bench
+	$(STATIC_CARGO) build --locked --profile ci --package dhow-bench
+	target/$(TARGET)/ci/dhow-bench $(BENCH)
+
+peers: ## other runtimes and engines, in a Debian sid folder
+	@.ci/need debootstrap:debootstrap
+	integration/peers.sh all
+
+install: build ## bin/dhow into $(DESTDIR)$(PREFIX)/bin
+	install -D -m 755 bin/dhow $(DESTDIR)$(PREFIX)/bin/dhow
+
+clean: ## what was built
+	cargo clean
+	rm -rf bin

@@ -1,0 +1,116 @@
+#!/bin/sh
+# Builds a Debian sid folder with the runtimes and engines that dhow is compared with and
+# tried under, and runs commands inside it. Debian stable's own are too old to compare with.
+#
+#   peers.sh bench              crun and runc, also as $DHOW_PEERS/bin/crun and …/runc,
+#                               which run outside the folder
+#   peers.sh engines            containerd, podman, buildah, skopeo, umoci
+#   peers.sh all                both
+#   peers.sh path               print the folder
+#   peers.sh run CMD [ARG…]     run CMD inside, in a mount namespace of its own
+#
+# Every step is done once: a stamp in the folder says so. Two callers wait for each other.
+# DHOW_PEERS (default /var/tmp/dhow-peers) is where the folder lives.
+set -eu
+
+PEERS=${DHOW_PEERS:-/var/tmp/dhow-peers}
+SID=$PEERS/sid
+MIRROR=${DHOW_MIRROR:-http://deb.debian.org/debian}
+
+say() { printf '[peers] %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# The mounts die with the namespace: nothing to undo, whatever happens to us.
+inside() {
+    unshare --mount --propagation private sh -c '
+        sid=$1; shift
+        for dir in proc sys dev; do mount --rbind "/$dir" "$sid/$dir"; done
+        exec chroot "$sid" "$@"' sh "$SID" "$@"
+}
+
+apt_inside() {
+    inside env DEBIAN_FRONTEND=noninteractive LC_ALL=C apt-get -qq -y \
+        -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0 --no-install-recommends "$@"
+}
+
+bootstrap() {
+    [ -e "$SID/.dhow-base" ] && return
+    command -v debootstrap >/dev/null || die "debootstrap is missing: apt-get install debootstrap"
+    say "debootstrap sid into $SID"
+    rm -rf --one-file-system "$SID.new"
+    debootstrap --variant=minbase sid "$SID.new" "$MIRROR" >"$PEERS/debootstrap.log" 2>&1 ||
+        { tail -n 20 "$PEERS/debootstrap.log" >&2; die "debootstrap failed"; }
+    # How this machine's apt reaches its mirror (a proxy, a frozen clock) holds inside too.
+    cp -L /etc/resolv.conf "$SID.new/etc/resolv.conf"
+    for conf in $(grep -Els "Acquire::(http|https|Check-|Retries)" /etc/apt/apt.conf.d/* /etc/apt/apt.conf); do
+        cp -L "$conf" "$SID.new/etc/apt/apt.conf.d/"
+    done
+    # No package may start a service on the host.
+    printf '#!/bin/sh\nexit 101\n' >"$SID.new/usr/sbin/policy-rc.d"
+    chmod 755 "$SID.new/usr/sbin/policy-rc.d"
+    touch "$SID.new/.dhow-base"
+    rm -rf --one-file-system "$SID"
+    mv "$SID.new" "$SID"
+}
+
+# install STAMP PACKAGE…
+install() {
+    stamp=$SID/.dhow-$1
+    shift
+    [ -e "$stamp" ] && return
+    say "install $*"
+    apt_inside update
+    apt_inside install "$@" >"$PEERS/apt.log" 2>&1 ||
+        { tail -n 20 "$PEERS/apt.log" >&2; die "apt-get install failed"; }
+    touch "$stamp"
+}
+
+# Distributed binaries that run outside the folder: they find their loader and libraries in it.
+loosen() {
+    mkdir -p "$PEERS/bin"
+    for tool in crun runc; do
+        [ "$PEERS/bin/$tool" -nt "$SID/usr/bin/$tool" ] && continue
+        cp -L "$SID/usr/bin/$tool" "$SID/tmp/$tool"
+        inside patchelf --set-interpreter "$SID/lib64/ld-linux-x86-64.so.2" \
+            --set-rpath "$SID/usr/lib/x86_64-linux-gnu" "/tmp/$tool"
+        cp "$SID/tmp/$tool" "$PEERS/bin/.$tool"
+        touch "$PEERS/bin/.$tool"
+        mv "$PEERS/bin/.$tool" "$PEERS/bin/$tool"
+    done
+}
+
+group_bench() {
+    # containers-common has the seccomp profile for the bench.
+    install bench crun runc patchelf golang-github-containers-common
+    loosen
+}
+group_engines() {
+    install engines containerd podman buildah skopeo umoci iptables nftables iproute2 \
+        netavark aardvark-dns passt fuse-overlayfs busybox-static
+}
+
+# Builders of the folder wait for each other.
+locked() {
+    mkdir -p "$PEERS"
+    exec 9>"$PEERS/lock"
+    flock 9
+    bootstrap
+    for step in "$@"; do "$step"; done
+    exec 9>&-
+}
+
+case ${1-} in
+bench) locked group_bench ;;
+engines) locked group_engines ;;
+all) locked group_bench group_engines ;;
+path) printf '%s\n' "$SID" ;;
+run)
+    shift
+    [ -e "$SID/.dhow-base" ] || die "there is no folder yet: run peers.sh bench or engines"
+    inside "$@"
+    ;;
+*)
+    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac

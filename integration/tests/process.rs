@@ -1,0 +1,312 @@
+//! What the payload is given: user, capabilities, limits, environment, directory, descriptors.
+
+use dhow_integration::{Scene, machine};
+use rustix::thread::CapabilitySet;
+use serde_json::json;
+use std::os::unix::fs::PermissionsExt;
+
+#[test]
+fn uid_gid_groups_and_umask() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["ids", "--", "umask"]).set(
+            "/process/user",
+            json!({ "uid": 1000, "gid": 1001, "additionalGids": [5, 44], "umask": 0o27 }),
+        );
+    });
+    c.run().ok().says("uid=1000 euid=1000 gid=1001 egid=1001\ngroups=5,44\numask=0027");
+}
+
+#[test]
+fn no_groups_of_the_caller_reach_the_payload() {
+    let scene = Scene::new();
+    scene.payload(&["ids"]).run().ok().says("uid=0 euid=0 gid=0 egid=0\ngroups=");
+}
+
+#[test]
+fn the_umask_is_022_by_default() {
+    let scene = Scene::new();
+    scene.payload(&["umask"]).run().ok().says("umask=0022");
+}
+
+#[test]
+fn capabilities_are_exactly_those_of_the_config() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["caps"]).set(
+            "/process/capabilities",
+            json!({
+                "bounding": ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID"],
+                "permitted": ["CAP_CHOWN", "CAP_KILL"],
+                "inheritable": ["CAP_CHOWN", "CAP_KILL"],
+                "effective": ["CAP_CHOWN", "CAP_KILL"],
+                "ambient": ["CAP_CHOWN"],
+            }),
+        );
+        // Not root: exec leaves root with every capability of the bounding set.
+        c.set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+    });
+    let seen = c.run().ok();
+    assert_eq!(seen.line("bounding="), "CAP_CHOWN,CAP_KILL,CAP_SETUID");
+    assert_eq!(seen.line("ambient="), "CAP_CHOWN");
+    assert_eq!(seen.line("inheritable="), "CAP_CHOWN,CAP_KILL");
+    assert_eq!(seen.line("permitted="), "CAP_CHOWN", "what exec leaves to a user other than root");
+    assert_eq!(seen.line("effective="), "CAP_CHOWN");
+}
+
+#[test]
+fn without_capabilities_root_has_none() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["caps", "--", "chown", "/dev/shm", "1", "1"]).remove("/process/capabilities");
+    });
+    let seen = c.run().exits(1);
+    for set in ["effective=", "permitted=", "inheritable=", "bounding=", "ambient="] {
+        assert_eq!(seen.line(set), "", "{seen}");
+    }
+    assert!(seen.stdout.ends_with("! chown: EPERM\n"), "{seen}");
+}
+
+#[test]
+fn a_user_gets_no_capabilities_by_itself() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["caps"]).set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+    });
+    let seen = c.run().ok();
+    assert_eq!((seen.line("effective="), seen.line("permitted=")), ("", ""));
+    assert_eq!(seen.line("bounding="), "CAP_KILL,CAP_NET_BIND_SERVICE,CAP_AUDIT_WRITE");
+}
+
+#[test]
+fn limits_are_set() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["rlimits"]).set(
+            "/process/rlimits",
+            json!([
+                { "type": "RLIMIT_NOFILE", "soft": 100, "hard": 200 },
+                { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 },
+                { "type": "RLIMIT_STACK", "soft": 1_048_576, "hard": 2_097_152 },
+            ]),
+        );
+    });
+    let seen = c.run().ok();
+    let limit =
+        |name: &str| seen.line(name).split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(limit("Max open files"), ["100", "200"]);
+    assert_eq!(limit("Max core file size"), ["0", "0"]);
+    assert_eq!(limit("Max stack size"), ["1048576", "2097152"]);
+}
+
+#[test]
+fn an_unknown_limit_is_refused() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.set("/process/rlimits", json!([{ "type": "RLIMIT_NOTHING", "soft": 1, "hard": 1 }]));
+    });
+    c.create().fails(&["RLIMIT_NOTHING"]);
+    scene.is_clean();
+}
+
+#[test]
+fn a_limit_that_the_machine_may_not_raise_is_refused_by_name() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.set("/process/rlimits", json!([{ "type": "RLIMIT_NOFILE", "soft": 1_000_000, "hard": 1_000_000 }]));
+    });
+    if machine::has_capability(CapabilitySet::SYS_RESOURCE) {
+        c.run().ok();
+    } else {
+        c.run().fails(&["RLIMIT_NOFILE", "operation not permitted"]);
+    }
+    scene.is_clean();
+}
+
+#[test]
+fn the_environment_is_the_configs_and_no_more() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["env"]).set("/process/env", json!(["PATH=/bin", "A=1", "EMPTY=", "B=x=y", "A=2"]));
+    });
+    let seen = c.run_with(&[]).env("FROM_THE_CALLER", "yes").run().ok();
+    let mut lines: Vec<&str> = seen.stdout.lines().collect();
+    lines.sort_unstable();
+    assert!(lines.contains(&"PATH=/bin") && lines.contains(&"EMPTY=") && lines.contains(&"B=x=y"), "{seen}");
+    assert!(lines.contains(&"A=2"), "the last of two wins: {seen}");
+    assert!(!seen.stdout.contains("FROM_THE_CALLER"), "{seen}");
+}
+
+#[test]
+fn the_command_is_found_in_the_containers_path() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.args(&["tool", "echo", "found"]).set("/process/env", json!(["PATH=/none:/opt/bin"]));
+    });
+    std::fs::create_dir_all(c.rootfs().join("opt/bin")).unwrap();
+    std::fs::hard_link(c.rootfs().join("payload"), c.rootfs().join("opt/bin/tool")).unwrap();
+    c.run().ok().says("found");
+}
+
+#[test]
+fn the_working_directory() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["cwd"]).set("/process/cwd", "/tmp");
+    });
+    c.run().ok().says("/tmp");
+}
+
+#[test]
+fn a_working_directory_that_only_the_user_may_enter() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["cwd"])
+            .set("/process/cwd", "/home")
+            .set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+    });
+    let home = c.rootfs().join("home");
+    std::fs::create_dir(&home).unwrap();
+    std::os::unix::fs::chown(&home, Some(1000), Some(1000)).unwrap();
+    std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o700)).unwrap();
+    c.run().ok().says("/home");
+}
+
+#[test]
+fn oom_score_adj_is_set_and_otherwise_inherited() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["oom-score-adj"]).set("/process/oomScoreAdj", 500);
+    });
+    c.run().ok().says("500");
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    scene.payload(&["oom-score-adj"]).run().ok().says(&own);
+}
+
+#[test]
+fn no_new_privileges_is_as_the_config_says() {
+    let scene = Scene::new();
+    for value in [true, false] {
+        let c = scene.container(|c| {
+            c.payload(&["no-new-privs"]).set("/process/noNewPrivileges", value);
+        });
+        c.run().ok().says(&format!("no-new-privs={value}"));
+    }
+}
+
+#[test]
+fn nothing_but_stdio_is_open_in_the_payload() {
+    let scene = Scene::new();
+    let seen = scene.payload(&["fds"]).run().ok();
+    let fds: Vec<&str> = seen.stdout.lines().filter_map(|l| l.split(' ').next()).collect();
+    assert_eq!(fds, ["0", "1", "2"], "{seen}");
+    let c = scene.payload(&["fds", "--", "echo", "done"]);
+    c.up().until_it_says("done");
+    let fds = c.output().lines().filter(|l| l.chars().next().unwrap().is_ascii_digit()).count();
+    assert_eq!(fds, 3, "{}", c.output());
+}
+
+#[test]
+fn descriptors_of_the_caller_do_not_leak() {
+    let scene = Scene::new();
+    let c = scene.payload(&["fds"]);
+    // sh opens what a careless caller might have left open, then becomes the runtime.
+    let script = format!(
+        "exec 3</etc/passwd 7</etc; exec {} --root {} run --bundle {} {}",
+        dhow_integration::command::binary().display(),
+        scene.state_dir().display(),
+        c.bundle().display(),
+        c.id()
+    );
+    let seen = dhow_integration::Runner::new("/bin/sh").args(["-c", &script]).run().ok();
+    assert_eq!(seen.stdout.lines().count(), 3, "{seen}");
+}
+
+#[test]
+fn preserved_descriptors_reach_the_payload() {
+    let scene = Scene::new();
+    let c = scene.payload(&["fds", "--", "cat", "/proc/self/fd/3"]);
+    std::fs::write(scene.dir().join("given"), "given by the caller").unwrap();
+    let script = format!(
+        "exec 3<{}/given 4</etc 5</etc; exec {} --root {} run --preserve-fds 2 --bundle {} {}",
+        scene.dir().display(),
+        dhow_integration::command::binary().display(),
+        scene.state_dir().display(),
+        c.bundle().display(),
+        c.id()
+    );
+    let seen = dhow_integration::Runner::new("/bin/sh").args(["-c", &script]).run().ok();
+    let fds: Vec<&str> =
+        seen.stdout.lines().filter_map(|l| l.split(' ').next().filter(|f| f.parse::<u8>().is_ok())).collect();
+    assert_eq!(fds, ["0", "1", "2", "3", "4"], "{seen}");
+    assert!(seen.stdout.contains("given by the caller"), "{seen}");
+}
+
+#[test]
+fn no_signal_is_blocked_or_ignored() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.args(&["cat", "/proc/self/status"]);
+    });
+    let seen = c.with_busybox().run().ok();
+    for mask in ["SigBlk:", "SigIgn:"] {
+        let bits = u64::from_str_radix(seen.line(mask), 16).unwrap();
+        // Bits from 31 up are the C library's own real-time signals, which the caller passes on.
+        assert_eq!(bits & 0x7fff_ffff, 0, "{mask} {bits:x}");
+    }
+}
+
+#[test]
+fn a_script_is_run_by_its_interpreter() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.args(&["/script", "a", "b"]);
+    });
+    let c = c.with_busybox();
+    c.file("/script", "#!/bin/sh\necho \"$0 $1 $2\"\n", 0o755);
+    c.run().ok().says("/script a b");
+}
+
+#[test]
+fn root_runs_what_only_its_owner_may_execute() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.args(&["/own", "ids"]).set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+    });
+    let own = c.rootfs().join("own");
+    std::fs::copy(c.rootfs().join("payload"), &own).unwrap();
+    std::os::unix::fs::chown(&own, Some(1000), Some(1000)).unwrap();
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(c.run().ok().field("uid"), "1000");
+}
+
+#[test]
+fn stdio_belongs_to_the_payloads_user() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["write", "/dev/stdout", "by path"])
+            .set("/process/user", json!({ "uid": 1000, "gid": 1000 }));
+    });
+    let seen = c.run().ok();
+    assert!(seen.stdout.contains("by path"), "a user can open /dev/stdout: {seen}");
+}
+
+#[test]
+fn the_apparmor_or_selinux_label_is_refused_where_the_kernel_has_none() {
+    let scene = Scene::new();
+    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    let selinux_on = std::path::Path::new("/sys/fs/selinux/enforce").exists();
+    if !modules.contains("apparmor") {
+        let c = scene.container(|c| {
+            c.set("/process/apparmorProfile", "some-profile");
+        });
+        c.create().fails(&["apparmor"]);
+    }
+    if !selinux_on {
+        let c = scene.container(|c| {
+            c.set("/process/selinuxLabel", "system_u:system_r:container_t:s0");
+        });
+        c.create().fails(&["selinux"]);
+    }
+    scene.is_clean();
+}

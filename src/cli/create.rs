@@ -1,0 +1,46 @@
+//! `dhow create`
+
+use super::number;
+use super::table::{Args, Command, Flag, ID, option, switch};
+use crate::error::Result;
+use crate::rootfs::Pivot;
+use crate::runtime::{self, Context, Request, StartedBy};
+use std::path::PathBuf;
+
+/// The command.
+pub(super) const COMMAND: Command = Command {
+    name: "create",
+    about: "Create a container from a bundle; its payload waits for `start`",
+    details: "The bundle is a directory with a config.json (`dhow spec` writes one) and a rootfs.",
+    positionals: &[ID],
+    flags: &[BUNDLE, CONSOLE_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS],
+    enters: true,
+    run,
+};
+
+pub(super) const BUNDLE: Flag = option("bundle", "DIR", "the bundle's directory [default: .]").short('b');
+pub(super) const CONSOLE_SOCKET: Flag =
+    option("console-socket", "PATH", "a unix socket that gets the master end of the terminal");
+pub(super) const PID_FILE: Flag = option("pid-file", "FILE", "where the process's pid is written");
+pub(super) const NO_PIVOT: Flag =
+    switch("no-pivot", "do not use pivot_root(2): for a rootfs on an initramfs");
+pub(super) const NO_NEW_KEYRING: Flag = switch("no-new-keyring", "share the caller's session keyring");
+pub(super) const PRESERVE_FDS: Flag =
+    option("preserve-fds", "N", "how many fds after standard error the payload gets [default: 0]");
+
+/// What the options of `create` and `run` ask for.
+pub(super) fn request(args: &Args) -> Result<Request> {
+    Ok(Request {
+        id: args.id().to_owned(),
+        bundle: args.value("bundle").map_or_else(|| PathBuf::from("."), PathBuf::from),
+        console_socket: args.value("console-socket").map(PathBuf::from),
+        pid_file: args.value("pid-file").map(PathBuf::from),
+        pivot: if args.is_on("no-pivot") { Pivot::Move } else { Pivot::Root },
+        new_keyring: !args.is_on("no-new-keyring"),
+        preserve_fds: number(args, "preserve-fds")?.unwrap_or(0),
+    })
+}
+
+fn run(context: &Context, args: &Args) -> Result<i32> {
+    runtime::create(context, &request(args)?, StartedBy::Start).map(|_| 0)
+}

@@ -1,0 +1,109 @@
+//! clap: for help, for errors, and for the rarer ways to write a call.
+
+use super::parse::{Parsed, with_double_dashes};
+use super::table::{Args, Command, Flag};
+use clap::{Arg, ArgAction, ArgMatches};
+
+/// clap's form of an option.
+fn arg(flag: &'static Flag) -> Arg {
+    let arg = Arg::new(flag.long).long(flag.long).help(flag.help).hide(flag.hidden);
+    let arg = match flag.short {
+        Some(short) => arg.short(short),
+        None => arg,
+    };
+    match flag.value {
+        Some(value) => arg.value_name(value).action(ArgAction::Append).allow_negative_numbers(true),
+        // Go's switches take a value too, but only behind an equals sign.
+        None => arg
+            .action(ArgAction::Append)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .value_parser(clap::builder::BoolishValueParser::new().map(|on| on.to_string()))
+            .hide_possible_values(true)
+            .value_name("BOOL"),
+    }
+}
+
+use clap::builder::TypedValueParser as _;
+
+/// clap's form of one command.
+fn subcommand(command: &'static Command) -> clap::Command {
+    let positionals = command.positionals.iter().map(|positional| {
+        let arg = Arg::new(positional.name).help(positional.help).required(positional.required);
+        if positional.rest { arg.num_args(0..).trailing_var_arg(true).allow_hyphen_values(true) } else { arg }
+    });
+    clap::Command::new(command.name)
+        .about(command.about)
+        .after_help(command.details)
+        .args(command.flags.iter().map(arg))
+        .args(positionals)
+}
+
+/// The whole command line as clap knows it: also what completions and man pages are made from.
+pub fn build(globals: &'static [Flag], commands: &'static [Command], version: &'static str) -> clap::Command {
+    clap::Command::new("dhow")
+        .about("A low-level OCI runtime: small, fast, and safe")
+        .version(version)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(false)
+        .args(globals.iter().map(|flag| arg(flag).global(is_everywhere(flag, commands))))
+        .subcommands(commands.iter().map(subcommand))
+}
+
+/// A global option may come after any command, unless one has an option of the same name:
+/// `spec --rootless` is another matter than `--rootless=true`.
+fn is_everywhere(flag: &Flag, commands: &[Command]) -> bool {
+    !commands.iter().any(|command| command.flags.iter().any(|own| own.long == flag.long))
+}
+
+/// Parses with clap.
+///
+/// # Errors
+/// clap's own error, which is also how it answers `--help` and `--version`.
+pub fn parse(
+    argv: &[String],
+    globals: &'static [Flag],
+    commands: &'static [Command],
+    version: &'static str,
+) -> Result<Parsed, clap::Error> {
+    let named = argv.iter().find_map(|word| commands.iter().find(|command| command.name == *word));
+    let flags = named.map_or(&[][..], |command| command.flags);
+    let words = std::iter::once("dhow".to_owned()).chain(with_double_dashes(argv, globals, flags));
+    let matches = build(globals, commands, version).try_get_matches_from(words)?;
+    let (name, sub) =
+        matches.subcommand().ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+    let command = commands
+        .iter()
+        .find(|command| command.name == name)
+        .ok_or_else(|| clap::Error::new(clap::error::ErrorKind::InvalidSubcommand))?;
+    let mut args = Args { given: given(sub, command.flags.iter().collect()), positionals: Vec::new() };
+    for positional in command.positionals {
+        args.positionals.extend(sub.get_many::<String>(positional.name).into_iter().flatten().cloned());
+    }
+    let (everywhere, before): (Vec<&Flag>, Vec<&Flag>) =
+        globals.iter().partition(|flag| is_everywhere(flag, commands));
+    let mut all = given(sub, everywhere);
+    all.extend(given(&matches, before));
+    Ok(Parsed { globals: Args { given: all, positionals: Vec::new() }, command, args })
+}
+
+/// The options in the order in which they stood in argv.
+fn given(matches: &ArgMatches, flags: Vec<&'static Flag>) -> Vec<(&'static str, Option<String>)> {
+    let mut found = Vec::new();
+    for flag in flags {
+        let Some(indices) = matches.indices_of(flag.long) else { continue };
+        let values = matches.get_many::<String>(flag.long).into_iter().flatten();
+        let all: Vec<_> =
+            indices.zip(values).map(|(index, value)| (index, flag.long, value.clone())).collect();
+        let kept = if flag.many { 0 } else { all.len().saturating_sub(1) };
+        found.extend(all.into_iter().skip(kept).map(|(index, long, value)| {
+            // A bare switch was given no value; clap stands in "true" for it.
+            let value = (flag.value.is_some() || value != "true").then_some(value);
+            (index, long, value)
+        }));
+    }
+    found.sort_by_key(|(index, ..)| *index);
+    found.into_iter().map(|(_, long, value)| (long, value)).collect()
+}

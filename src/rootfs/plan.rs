@@ -1,0 +1,215 @@
+//! `mounts` of config.json as a list of steps, decided before anything is mounted.
+
+use super::options::{Bind, Options, parse_propagation};
+use crate::error::{Class, Error, Result};
+use crate::spec::{Mount, Spec};
+use crate::sys::mount::{Change, Propagation};
+use std::path::{Path, PathBuf};
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A new filesystem, by fsopen(2).
+    Filesystem {
+        /// Its type.
+        kind: String,
+        /// What stands in the first column of /proc/mounts.
+        source: String,
+        /// `key` or `key=value`, in order.
+        data: Vec<(String, Option<String>)>,
+    },
+    /// A file or directory of the host.
+    Bind {
+        /// Where it is, absolute.
+        source: PathBuf,
+        /// Whether the mounts below it come along.
+        recursive: bool,
+    },
+    /// The container's view of its cgroups.
+    Cgroup,
+}
+
+/// One mount to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// `mounts[3]`, for errors.
+    pub field: String,
+    /// Where in the container, absolute.
+    pub target: PathBuf,
+    /// What.
+    pub source: Source,
+    /// Attributes of the mount itself.
+    pub change: Change,
+    /// Attributes of the whole tree.
+    pub recursive: Change,
+    /// Propagation, in order.
+    pub propagation: Vec<(Propagation, bool)>,
+    /// Whether the content of the place is copied into the new tmpfs.
+    pub copy_up: bool,
+}
+
+impl Step {
+    /// procfs and sysfs must not be redirected by the image: their place is taken only when no
+    /// symlink leads there.
+    pub fn needs_real_directory(&self) -> bool {
+        matches!(&self.source, Source::Filesystem { kind, .. } if kind == "proc" || kind == "sysfs")
+    }
+
+    fn of(index: usize, mount: &Mount, bundle: &Path, label: &str) -> Result<Step> {
+        let field = format!("mounts[{index}] ({})", mount.destination);
+        let options = Options::parse(&mount.options);
+        if let Some(word) = options.unsupported {
+            return Err(Error::new(Class::Unsupported, "invalid configuration")
+                .on(field)
+                .because(format!("option {word:?} is not carried out by this version of dhow")));
+        }
+        // A type of "bind" counts even without the option: containerd and podman write so.
+        let bind = options.bind.or_else(|| (mount.kind == "bind").then_some(Bind::Single));
+        let source = match bind {
+            Some(bind) => {
+                if mount.source.is_empty() {
+                    return Err(Error::config(field, "a bind mount needs a source"));
+                }
+                if let Some((key, _)) = options.data.iter().find(|(key, _)| !is_for_mount_helpers(key)) {
+                    let cause = format!("unknown option {key:?}: a bind mount has no filesystem options");
+                    return Err(Error::config(field, cause));
+                }
+                Source::Bind { source: bundle.join(&mount.source), recursive: bind == Bind::Recursive }
+            }
+            None if mount.kind == "cgroup" || mount.kind == "cgroup2" => Source::Cgroup,
+            None if mount.kind.is_empty() => {
+                return Err(Error::config(field, "has neither a type nor the option bind or rbind"));
+            }
+            None => {
+                let mut data = options.data;
+                if !label.is_empty() && matches!(mount.kind.as_str(), "tmpfs" | "devpts" | "ramfs") {
+                    data.push(("context".into(), Some(label.to_owned())));
+                }
+                Source::Filesystem { kind: mount.kind.clone(), source: mount.source.clone(), data }
+            }
+        };
+        Ok(Step {
+            field,
+            target: Path::new("/").join(&mount.destination),
+            source,
+            change: options.change,
+            recursive: options.recursive,
+            propagation: options.propagation,
+            copy_up: options.copy_up,
+        })
+    }
+}
+
+/// mount(8) takes these for itself; engines copy them from fstab-like places.
+fn is_for_mount_helpers(key: &str) -> bool {
+    key.starts_with("x-") || matches!(key, "nofail" | "_netdev" | "auto" | "noauto" | "user" | "nouser")
+}
+
+/// Everything that is done to the rootfs, decided.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The rootfs, absolute.
+    pub rootfs: PathBuf,
+    /// Whether it ends up read-only.
+    pub readonly: bool,
+    /// `linux.rootfsPropagation`.
+    pub propagation: Option<(Propagation, bool)>,
+    /// The mounts, in order.
+    pub steps: Vec<Step>,
+    /// Whether dhow fills /dev: not when the configuration binds one there.
+    pub fill_dev: bool,
+}
+
+impl Plan {
+    /// The plan for a bundle. Pure.
+    ///
+    /// # Errors
+    /// [`Class::Config`] and [`Class::Unsupported`], naming the mount.
+    pub fn new(spec: &Spec, bundle: &Path) -> Result<Plan> {
+        let root = spec.root.as_ref().ok_or_else(|| Error::config("root", "is missing"))?;
+        let label = &spec.linux.mount_label;
+        let steps = spec
+            .mounts
+            .iter()
+            .enumerate()
+            .map(|(index, mount)| Step::of(index, mount, bundle, label))
+            .collect::<Result<Vec<Step>>>()?;
+        let propagation = match spec.linux.rootfs_propagation.as_str() {
+            "" => None,
+            word => Some(parse_propagation(word).ok_or_else(|| {
+                Error::config(
+                    "linux.rootfsPropagation",
+                    format!("unknown value {word:?}; known are shared, slave, private and unbindable"),
+                )
+            })?),
+        };
+        let dev_is_bound = |step: &Step| {
+            matches!(step.source, Source::Bind { .. })
+                && step.target.components().eq(Path::new("/dev").components())
+        };
+        Ok(Plan {
+            rootfs: bundle.join(&root.path),
+            readonly: root.readonly,
+            propagation,
+            fill_dev: !steps.iter().any(dev_is_bound),
+            steps,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn plan(mounts: Value) -> Result<Plan> {
+        let spec = json!({"root": {"path": "rootfs", "readonly": true}, "mounts": mounts});
+        Plan::new(&serde_json::from_value(spec).unwrap(), Path::new("/bundle"))
+    }
+
+    #[test]
+    fn sources_are_told_apart() {
+        let plan = plan(json!([
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid"]},
+            {"destination": "data", "type": "none", "source": "vol", "options": ["rbind", "rro"]},
+            {"destination": "/etc/x", "type": "bind", "source": "/x"},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}
+        ]))
+        .unwrap();
+        assert!(plan.readonly && plan.fill_dev);
+        assert_eq!(plan.rootfs, Path::new("/bundle/rootfs"));
+        assert!(plan.steps[0].needs_real_directory());
+        assert_eq!(plan.steps[1].target, Path::new("/data"));
+        assert_eq!(plan.steps[1].source, Source::Bind { source: "/bundle/vol".into(), recursive: true });
+        assert_eq!(plan.steps[2].source, Source::Bind { source: "/x".into(), recursive: false });
+        assert_eq!(plan.steps[3].source, Source::Cgroup);
+    }
+
+    #[test]
+    fn a_bound_dev_is_left_alone() {
+        let mounts = json!([{"destination": "/dev/", "source": "/dev", "options": ["rbind"]}]);
+        assert!(!plan(mounts).unwrap().fill_dev);
+    }
+
+    #[test]
+    fn wrong_mounts_are_named() {
+        for (mount, words) in [
+            (
+                json!({"destination": "/a", "options": ["bind"]}),
+                "mounts[0] (/a): a bind mount needs a source",
+            ),
+            (json!({"destination": "/a", "source": "/b"}), "has neither a type nor"),
+            (
+                json!({"destination": "/a", "source": "/b", "options": ["bind", "size=1"]}),
+                "unknown option \"size\"",
+            ),
+        ] {
+            let error = plan(json!([mount])).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        let spec = json!({"root": {"path": "r"}, "linux": {"rootfsPropagation": "often"}});
+        let error =
+            Plan::new(&serde_json::from_value(spec).unwrap(), Path::new("/b")).unwrap_err().to_string();
+        assert!(error.contains("linux.rootfsPropagation: unknown value \"often\""), "{error}");
+    }
+}

@@ -1,0 +1,129 @@
+//! A container as commands see it: its record, and what is true of it now.
+
+use crate::cgroups::{self, Driver, Manager};
+use crate::error::{Class, Error, Result};
+use crate::spec::{NamespaceKind, State};
+use crate::state::{Init, Locked, Operation, Record, Status, Store};
+use serde_json::value::RawValue;
+use std::path::PathBuf;
+
+/// What holds for every command of one call: where containers are, who makes cgroups.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The containers.
+    pub store: Store,
+    /// Who makes cgroups.
+    pub cgroups: Driver,
+    /// Whether dhow runs without root's rights.
+    pub rootless: bool,
+}
+
+impl Context {
+    /// A context on a directory of containers.
+    pub fn new(root: impl Into<PathBuf>, cgroups: Driver, rootless: bool) -> Context {
+        Context { store: Store::new(root), cgroups, rootless }
+    }
+}
+
+/// A container that exists, as its record tells and as it is now.
+#[derive(Debug)]
+pub struct Container {
+    /// What is stored of it.
+    pub record: Record,
+    /// What it is.
+    pub status: Status,
+}
+
+impl Container {
+    /// Looks at a container, without any lock.
+    ///
+    /// # Errors
+    /// [`Class::NoContainer`], [`Class::Corrupt`].
+    pub fn open(context: &Context, id: &str) -> Result<Container> {
+        Container::from_record(context.store.read(id)?)
+    }
+
+    /// Locks a container and looks at it.
+    ///
+    /// # Errors
+    /// As for [`Container::open`]; [`Class::WrongState`] when another command keeps the lock.
+    pub fn lock(context: &Context, id: &str) -> Result<(Locked, Container)> {
+        let locked = context.store.lock(id)?;
+        let record = locked.read()?.ok_or_else(|| crate::state::no_container(id))?;
+        Ok((locked, Container::from_record(record)?))
+    }
+
+    /// A container by its record: looks whether its init lives and its cgroup is frozen.
+    ///
+    /// # Errors
+    /// [`Class::Corrupt`] when the record's cgroup makes no sense.
+    pub fn from_record(record: Record) -> Result<Container> {
+        let alive = record.init.is_some_and(Init::is_alive);
+        let same_boot = record.boot == boot_id();
+        let frozen = alive && same_boot && manager_of(&record)?.is_frozen().unwrap_or(false);
+        let status = Status::of(record.phase, alive, same_boot, frozen);
+        Ok(Container { record, status })
+    }
+
+    /// Whether an operation may be done now.
+    ///
+    /// # Errors
+    /// [`Class::WrongState`], in the words that engines look for.
+    pub fn allow(&self, operation: Operation) -> Result<()> {
+        self.status.allow(operation, &self.record.id)
+    }
+
+    /// The container's cgroup.
+    ///
+    /// # Errors
+    /// [`Class::Corrupt`].
+    pub fn cgroup(&self) -> Result<Manager> {
+        manager_of(&self.record)
+    }
+
+    /// The init's pid, 0 when it has ended.
+    pub fn pid(&self) -> i32 {
+        match self.status {
+            Status::Exited | Status::Removing | Status::Dead => 0,
+            _ => self.record.init.map_or(0, |init| init.pid),
+        }
+    }
+
+    /// The state document of the specification, with another status where a hook is to see one.
+    pub fn state<'a>(&'a self, status: Option<&'a str>) -> State<'a> {
+        State {
+            oci_version: &self.record.oci_version,
+            id: &self.record.id,
+            status: status.unwrap_or(self.status.oci_name()),
+            pid: self.pid(),
+            bundle: self.record.bundle.to_str().unwrap_or_default(),
+            annotations: &self.record.annotations,
+        }
+    }
+
+    /// The kinds of namespaces that it does not share with the runtime.
+    pub fn namespaces(&self) -> Vec<NamespaceKind> {
+        self.record.namespaces.iter().filter_map(|name| NamespaceKind::from_name(name)).collect()
+    }
+}
+
+/// The cgroup of a record; [`Manager::Disabled`] when it has none.
+pub(super) fn manager_of(record: &Record) -> Result<Manager> {
+    let Some(stored) = record.cgroup() else { return Ok(Manager::Disabled) };
+    let stored: cgroups::Record = serde_json::from_str(stored.get()).map_err(|error| {
+        Error::new(Class::Corrupt, "read the state record").on("cgroup").because(error.to_string())
+    })?;
+    Ok(Manager::from_record(&stored))
+}
+
+/// The form of a cgroup in the journal.
+pub(super) fn stored(manager: &Manager) -> Result<Box<RawValue>> {
+    serde_json::value::to_raw_value(&manager.record())
+        .map_err(|error| Error::new(Class::Internal, "write the state record").because(error.to_string()))
+}
+
+/// Names this boot of the host (random(4), boot_id); empty when /proc does not tell.
+pub(super) fn boot_id() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim_end().to_owned()
+}

@@ -1,0 +1,479 @@
+//! `create`: from a bundle to an init that waits for `start`.
+//!
+//! The container is a value whose type says how far it has come, and whose Drop takes back what
+//! it did: [`Planned`] has touched nothing, [`Recorded`] has a record and a lock, [`Spawned`] has
+//! a cgroup and a process, [`Created`] is done.
+
+use super::container::{self, Context};
+use crate::cgroups::{CgroupMount, Manager, Placement};
+use crate::error::{Class, Context as _, Error, Result};
+use crate::log;
+use crate::namespaces::{self, Maps};
+use crate::process::credentials::{self, Sets};
+use crate::process::init::{self, Init as InitPlan};
+use crate::process::protocol::{Channel, Message, out_of_turn};
+use crate::process::{self, hooks};
+use crate::rootfs::{CgroupView, Hierarchy, Pivot, Plan as RootfsPlan};
+use crate::spec::load::Loaded;
+use crate::spec::{self, HookPoint, Hooks, NamespaceKind, Process, Spec, State};
+use crate::state::{Init, Locked, Phase, Record, Undo};
+use crate::sys::clone::Child;
+use crate::sys::{pidfd, socket, time};
+use nix::errno::Errno;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// The socket, in the container's directory, on which the init waits for `start`.
+pub(super) const START_SOCKET: &str = "start.sock";
+
+/// The copy of config.json, in the container's directory: `exec` needs the process's defaults,
+/// and the bundle may be gone by then.
+pub(super) const CONFIG: &str = "config.json";
+
+/// What is asked of `create` and `run`.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The new container's id.
+    pub id: String,
+    /// The bundle's directory.
+    pub bundle: PathBuf,
+    /// Where the master of the payload's terminal is sent.
+    pub console_socket: Option<PathBuf>,
+    /// Where the init's pid is written.
+    pub pid_file: Option<PathBuf>,
+    /// How the rootfs is entered.
+    pub pivot: Pivot,
+    /// Whether the container gets a session keyring of its own.
+    pub new_keyring: bool,
+    /// How many fds after standard error the payload gets.
+    pub preserve_fds: u32,
+}
+
+/// Who will say that the payload may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartedBy {
+    /// A later `start`, through a socket in the container's directory.
+    Start,
+    /// The caller, over the channel of the new container.
+    Caller,
+}
+
+/// A container whose init waits.
+#[derive(Debug)]
+pub struct Created {
+    /// The lock on its directory.
+    pub locked: Locked,
+    /// Its record, as written.
+    pub record: Record,
+    /// The init.
+    pub child: Child,
+    /// The socket to the init.
+    pub channel: Channel,
+    /// The master of the terminal, when no console socket took it.
+    pub console: Option<OwnedFd>,
+}
+
+/// Creates a container.
+///
+/// # Errors
+/// Whatever is wrong with the bundle, the host or the caller's rights. Nothing is left behind.
+pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Result<Created> {
+    let console = connect_console(request)?;
+    let planned = Planned::new(context, request, &console, started_by)?;
+    let recorded = planned.record(context, request)?;
+    let mut spawned = recorded.spawn(&planned, request, started_by)?;
+    let master = spawned.configure(&planned)?;
+    let kept = match (master, console) {
+        (Some(master), Some(socket)) => {
+            send_console(&socket, &master)?;
+            None
+        }
+        (master, _) => master,
+    };
+    let mut created = spawned.finish(request, started_by)?;
+    created.console = kept;
+    Ok(created)
+}
+
+/// Everything that can be decided before anything exists.
+struct Planned {
+    config: Loaded,
+    bundle: PathBuf,
+    process: Process,
+    namespaces: namespaces::Plan,
+    joins: Vec<(NamespaceKind, OwnedFd)>,
+    rootfs: RootfsPlan,
+    capabilities: Sets,
+    cgroup: std::cell::Cell<Option<Manager>>,
+}
+
+impl Planned {
+    fn new(
+        context: &Context,
+        request: &Request,
+        console: &Option<OwnedFd>,
+        started_by: StartedBy,
+    ) -> Result<Planned> {
+        let bundle = std::fs::canonicalize(&request.bundle)
+            .doing_on("open the bundle", || request.bundle.display().to_string())
+            .map_err(|error| error.class(Class::Config))?;
+        let mut config = spec::load::load(&bundle)?;
+        spec::validate(&config.spec)?;
+        let mut process = config
+            .spec
+            .process
+            .take()
+            .ok_or_else(|| Error::config("process", "is missing: it must say what to run"))?;
+        check_terminal(&process, console.is_some(), started_by)?;
+        if started_by == StartedBy::Caller && console.is_none() {
+            super::foreground::size_as_caller(&mut process);
+        }
+        let rootfs = RootfsPlan::new(&config.spec, &bundle)?;
+        rootfs_is_there(&rootfs.rootfs)?;
+        let namespaces = namespaces::Plan::new(&config.spec.linux);
+        let joins = namespaces.open()?;
+        let cgroups_path = config.spec.linux.cgroups_path.as_deref();
+        let cgroup = Manager::plan(context.cgroups, cgroups_path, &request.id, context.rootless)?;
+        Ok(Planned {
+            capabilities: Sets::new(process.capabilities.as_ref()),
+            cgroup: std::cell::Cell::new(Some(cgroup)),
+            config,
+            bundle,
+            process,
+            namespaces,
+            joins,
+            rootfs,
+        })
+    }
+
+    fn spec(&self) -> &Spec {
+        &self.config.spec
+    }
+
+    fn bundle(&self) -> &str {
+        self.bundle.to_str().unwrap_or_default()
+    }
+
+    /// Takes the id, and writes down how to take back what comes next.
+    fn record(&self, context: &Context, request: &Request) -> Result<Recorded> {
+        let cgroup = self.cgroup.take().unwrap_or(Manager::Disabled);
+        let locked = context.store.create(&request.id)?;
+        let spec = self.spec();
+        let record = Record {
+            boot: container::boot_id(),
+            bundle: self.bundle.clone(),
+            rootfs: self.rootfs.rootfs.clone(),
+            oci_version: spec.oci_version.clone(),
+            created: time::rfc3339(SystemTime::now()),
+            owner: nix::unistd::geteuid().as_raw(),
+            namespaces: spec.linux.namespaces.iter().map(|namespace| namespace.kind.clone()).collect(),
+            private_pids: spec.linux.creates(NamespaceKind::Pid),
+            annotations: spec.annotations.clone(),
+            hooks: Hooks {
+                poststart: spec.hooks.poststart.clone(),
+                poststop: spec.hooks.poststop.clone(),
+                ..Hooks::default()
+            },
+            undo: vec![Undo::Cgroup(container::stored(&cgroup)?)],
+            ..Record::new(&request.id)
+        };
+        let recorded = Recorded { locked: Some(locked), record, cgroup };
+        recorded.locked()?.write(&recorded.record)?;
+        recorded.locked()?.write_file(CONFIG, &self.config.text)?;
+        Ok(recorded)
+    }
+}
+
+/// A container that has a record and a lock. Dropped, it takes them back.
+struct Recorded {
+    locked: Option<Locked>,
+    record: Record,
+    cgroup: Manager,
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        let Some(locked) = self.locked.take() else { return };
+        if let Err(error) = self.cgroup.destroy() {
+            // The record stays, and with it what `delete` has to take back.
+            log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
+            return;
+        }
+        if let Err(error) = locked.remove() {
+            log::warn(&error.to_string());
+        }
+    }
+}
+
+impl Recorded {
+    fn locked(&self) -> Result<&Locked> {
+        self.locked.as_ref().ok_or_else(|| Error::new(Class::Internal, "use a container that was given away"))
+    }
+
+    /// Makes the cgroup and the init.
+    fn spawn(mut self, planned: &Planned, request: &Request, started_by: StartedBy) -> Result<Spawned> {
+        self.cgroup.create()?;
+        if let Some(resources) = &planned.spec().linux.resources {
+            self.cgroup.apply(resources)?;
+        }
+        let placement = self.cgroup.placement()?;
+        let listener = match started_by {
+            StartedBy::Start => Some(listen(self.locked()?)?),
+            StartedBy::Caller => None,
+        };
+        let joins = planned
+            .joins
+            .iter()
+            .map(|(kind, fd)| Ok((*kind, fd.try_clone().doing("copy a file descriptor")?)))
+            .collect::<Result<Vec<_>>>()?;
+        let init = InitPlan {
+            id: &request.id,
+            spec: planned.spec(),
+            process: &planned.process,
+            bundle: planned.bundle(),
+            namespaces: &planned.namespaces,
+            joins,
+            rootfs: &planned.rootfs,
+            cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
+            capabilities: planned.capabilities,
+            pivot: request.pivot,
+            new_keyring: request.new_keyring,
+            preserved_fds: request.preserve_fds,
+            listener,
+        };
+        let flags = planned.namespaces.clone_flags();
+        let into = placement.cgroup_fd();
+        let spawned = if planned.namespaces.staged {
+            let enter = || {
+                namespaces::join(&planned.joins)?;
+                match planned.namespaces.time_offsets.is_empty() {
+                    true => Ok(()),
+                    false => namespaces::create_time(&planned.namespaces.time_offsets),
+                }
+            };
+            process::spawn_staged(flags, into, enter, |channel| init::become_payload(init, channel))?
+        } else {
+            process::spawn(flags, into, |channel| init::become_payload(init, channel))?
+        };
+        Ok(Spawned {
+            recorded: Some(self),
+            child: Some(spawned.child),
+            channel: Some(spawned.channel),
+            placement,
+        })
+    }
+}
+
+/// A container that has a process. Dropped, the process is killed, then the rest taken back.
+struct Spawned {
+    recorded: Option<Recorded>,
+    child: Option<Child>,
+    channel: Option<Channel>,
+    placement: Placement,
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        if let Some(child) = &self.child {
+            let _ = pidfd::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+            let _ = nix::sys::wait::waitpid(child.pid, None);
+        }
+    }
+}
+
+impl Spawned {
+    fn parts(&self) -> Result<(&Recorded, &Child, &Channel)> {
+        match (&self.recorded, &self.child, &self.channel) {
+            (Some(recorded), Some(child), Some(channel)) => Ok((recorded, child, channel)),
+            _ => Err(Error::new(Class::Internal, "use a container that was given away")),
+        }
+    }
+
+    /// Does for the init what only the parent can, runs the runtime's hooks when the init asks,
+    /// and waits until it is ready. Answers the master of its terminal.
+    fn configure(&mut self, planned: &Planned) -> Result<Option<OwnedFd>> {
+        let placement = std::mem::replace(&mut self.placement, Placement::None);
+        let (recorded, child, channel) = self.parts()?;
+        if let Some(adjust) = planned.process.oom_score_adj {
+            credentials::adjust_oom_score(child.pid.as_raw(), adjust)?;
+        }
+        if planned.namespaces.creates_user() {
+            namespaces::write_maps(child.pid, &Maps::of(&planned.spec().linux))?;
+        }
+        let tasks = match placement {
+            Placement::Tasks(tasks) | Placement::Hybrid(_, tasks) => tasks,
+            Placement::None | Placement::IntoCgroup(_) => Vec::new(),
+        };
+        if let Err(error) = channel.send(&Message::Proceed(tasks)) {
+            // It ended before it could listen; it may have said why.
+            return Err(channel.expect().err().unwrap_or(error));
+        }
+        let mut console = None;
+        loop {
+            match channel.expect()? {
+                Message::HooksPlease => {
+                    // A hook may hang; `kill` and `delete --force` must find the init then.
+                    let mut record = recorded.record.clone();
+                    record.init = pidfd::stat(child.pid)
+                        .map(|stat| Init { pid: child.pid.as_raw(), start_time: stat.start_time });
+                    recorded.locked()?.write(&record)?;
+                    run_hooks(planned, &recorded.record.id, child.pid.as_raw())?;
+                    channel.send(&Message::HooksDone)?;
+                }
+                Message::Console(master) => console = Some(master),
+                Message::Ready => return Ok(console),
+                other => return Err(out_of_turn(&other)),
+            }
+        }
+    }
+
+    /// Writes down that the container is created. From here on it stays.
+    fn finish(mut self, request: &Request, started_by: StartedBy) -> Result<Created> {
+        let (recorded, child, channel) = self.parts()?;
+        let pid = child.pid;
+        let stat = pidfd::stat(pid).ok_or_else(|| {
+            Error::new(Class::System, "look at the container's init").because("it ended at once")
+        })?;
+        let mut record = recorded.record.clone();
+        record.init = Some(Init { pid: pid.as_raw(), start_time: stat.start_time });
+        record.phase = Phase::Created;
+        recorded.locked()?.write(&record)?;
+        if let Some(file) = &request.pid_file {
+            write_pid_file(file, pid.as_raw())?;
+        }
+        if started_by == StartedBy::Start {
+            channel.send(&Message::Adopted)?;
+        }
+        let gone = || Error::new(Class::Internal, "use a container that was given away");
+        let mut recorded = self.recorded.take().ok_or_else(gone)?;
+        Ok(Created {
+            locked: recorded.locked.take().ok_or_else(gone)?,
+            record,
+            child: self.child.take().ok_or_else(gone)?,
+            channel: self.channel.take().ok_or_else(gone)?,
+            console: None,
+        })
+    }
+}
+
+fn run_hooks(planned: &Planned, id: &str, pid: i32) -> Result<()> {
+    let spec = planned.spec();
+    let state = State {
+        oci_version: &spec.oci_version,
+        id,
+        status: "creating",
+        pid,
+        bundle: planned.bundle(),
+        annotations: &spec.annotations,
+    }
+    .to_json();
+    hooks::run_all(HookPoint::Prestart, &spec.hooks.prestart, &state)?;
+    hooks::run_all(HookPoint::CreateRuntime, &spec.hooks.create_runtime, &state)
+}
+
+/// What the container sees of its cgroups, in the words of the rootfs room.
+fn cgroup_view(cgroup: &Manager, namespaced: bool) -> CgroupView {
+    let mounts = cgroup.mounts();
+    let directory = |mount: &CgroupMount| PathBuf::from(format!("{}{}", mount.at, mount.path));
+    match cgroup {
+        Manager::Disabled => CgroupView::None,
+        _ if mounts.is_empty() => CgroupView::None,
+        Manager::V1(_) => CgroupView::Legacy {
+            hierarchies: mounts
+                .iter()
+                .filter(|mount| !mount.hierarchy.is_empty())
+                .map(|mount| hierarchy(mount, directory(mount)))
+                .collect(),
+            namespaced,
+        },
+        _ => CgroupView::Unified { directory: directory(&mounts[0]), namespaced },
+    }
+}
+
+fn hierarchy(mount: &CgroupMount, directory: PathBuf) -> Hierarchy {
+    let name =
+        Path::new(&mount.at).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut options: Vec<String> = mount.hierarchy.split(',').map(str::to_owned).collect();
+    if mount.hierarchy.starts_with("name=") {
+        // A hierarchy without controllers is asked for by name, and by saying so.
+        options.insert(0, "none".into());
+    }
+    Hierarchy { name, options, directory }
+}
+
+fn rootfs_is_there(rootfs: &Path) -> Result<()> {
+    let failed = |errno| {
+        Error::system("open the rootfs", errno)
+            .on(format!("root.path {}", rootfs.display()))
+            .class(Class::Config)
+    };
+    match std::fs::metadata(rootfs) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(failed(Errno::ENOTDIR)),
+        Err(error) => Err(failed(crate::sys::io_errno(&error))),
+    }
+}
+
+/// A terminal needs somebody outside who holds its other end.
+fn check_terminal(process: &Process, console_socket: bool, started_by: StartedBy) -> Result<()> {
+    match (process.terminal, console_socket, started_by) {
+        (true, false, StartedBy::Start) => Err(Error::new(Class::Config, "cannot allocate tty")
+            .on("process.terminal")
+            .because("dhow will detach without setting console socket")
+            .hint("give --console-socket, or set process.terminal to false")),
+        (false, true, _) => Err(Error::new(Class::Config, "cannot use console socket")
+            .because("process.terminal is false, so dhow will not detach or allocate tty")
+            .hint("leave out --console-socket, or set process.terminal to true")),
+        _ => Ok(()),
+    }
+}
+
+fn connect_console(request: &Request) -> Result<Option<OwnedFd>> {
+    request.console_socket.as_deref().map(connect_console_socket).transpose()
+}
+
+/// Connects to an engine's console socket, before anything is made.
+pub(super) fn connect_console_socket(path: &Path) -> Result<OwnedFd> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+    use std::os::fd::AsRawFd;
+    let failed = |errno| Error::system("connect to the console socket", errno).on(path.display().to_string());
+    let address = UnixAddr::new(path).map_err(failed)?;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
+    connect(fd.as_raw_fd(), &address).map_err(failed)?;
+    Ok(fd)
+}
+
+/// Sends the master of a terminal to an engine, with a name as its data, as runc does.
+pub(super) fn send_console(socket: &OwnedFd, master: &OwnedFd) -> Result<()> {
+    socket::send(socket.as_fd(), &[b"/dev/ptmx"], &[master.as_fd()])
+        .doing("send the terminal to the console socket")
+}
+
+/// The socket on which the init will hear `start`. It is bound through the directory's fd: a
+/// path of a socket may not be longer than 107 bytes, and that of a container can be.
+fn listen(locked: &Locked) -> Result<OwnedFd> {
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+    use std::os::fd::AsRawFd;
+    let doing = "make the start socket";
+    let path = format!("{}/{START_SOCKET}", crate::sys::fd::proc_path(locked.as_fd()));
+    let address = UnixAddr::new(path.as_str()).doing(doing)?;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).doing(doing)?;
+    bind(fd.as_raw_fd(), &address).doing(doing)?;
+    listen(&fd, Backlog::new(1).doing(doing)?).doing(doing)?;
+    Ok(fd)
+}
+
+/// Writes a pid where an engine looks for it, whole or not at all.
+pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let failed = |error: std::io::Error| {
+        Error::system("write the pid file", crate::sys::io_errno(&error)).on(path.display().to_string())
+    };
+    let name = path.file_name().ok_or_else(|| failed(std::io::Error::from_raw_os_error(libc::EISDIR)))?;
+    let new = path.with_file_name(format!(".{}", name.to_string_lossy()));
+    std::fs::write(&new, pid.to_string()).map_err(failed)?;
+    std::fs::rename(&new, path).map_err(|error| {
+        let _ = std::fs::remove_file(&new);
+        failed(error)
+    })
+}

@@ -1,0 +1,101 @@
+//! `delete`: a container and all that was made for it goes.
+
+use super::container::{Container, Context, boot_id, manager_of};
+use super::kill::{kill, send};
+use crate::error::{Class, Error, Result};
+use crate::log;
+use crate::process::hooks;
+use crate::spec::HookPoint;
+use crate::state::{Locked, Operation, Phase, Record, Status, Undo};
+use crate::sys::pidfd;
+use nix::unistd::Pid;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// How long a killed init may take to end: until the kernel has taken its memory apart.
+const DYING: Duration = Duration::from_secs(10);
+
+/// Deletes a container that has ended or never started; with `force`, one that runs too, and what
+/// a killed create left behind. With `force` it is no error when there is none.
+///
+/// # Errors
+/// [`Class::WrongState`] when it runs; what could not be taken back.
+pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
+    if force {
+        // Before the lock: a start or create that hangs in a hook holds it while the init lives.
+        let _ = kill(context, id, libc::SIGKILL, false);
+    }
+    let locked = match context.store.lock(id) {
+        Err(error) if force && error.class == Class::NoContainer => return Ok(()),
+        locked => locked?,
+    };
+    let record = match locked.read() {
+        Ok(Some(record)) => record,
+        // A create that was killed before it wrote anything made nothing else either.
+        Ok(None) => return locked.remove(),
+        Err(error) if force && error.class == Class::Corrupt => {
+            log::warn(&format!("{error}; removing it, and what it may have named is left"));
+            return locked.remove();
+        }
+        Err(error) => return Err(error),
+    };
+    let container = Container::from_record(record)?;
+    if !force {
+        container.allow(Operation::Delete)?;
+    }
+    end_processes(&container)?;
+    remove(locked, container.record)
+}
+
+/// Ends the init, and waits for its end.
+fn end_processes(container: &Container) -> Result<()> {
+    let Some(init) = container.record.init else { return Ok(()) };
+    if matches!(container.status, Status::Exited | Status::Dead) || container.record.boot != boot_id() {
+        return Ok(());
+    }
+    let Ok(process) = pidfd::open(Pid::from_raw(init.pid)) else { return Ok(()) };
+    match send(container, libc::SIGKILL) {
+        Err(error) if error.class == Class::WrongState => return Ok(()),
+        result => result?,
+    }
+    if container.status == Status::Paused {
+        container.cgroup()?.thaw()?;
+    }
+    match pidfd::wait_ended(process.as_fd(), Some(DYING)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::new(Class::System, "end the container's init")
+            .on(init.pid.to_string())
+            .because(format!("it is still there {} seconds after SIGKILL", DYING.as_secs()))),
+        Err(errno) => Err(Error::system("wait for the container's init", errno)),
+    }
+}
+
+/// Replays the journal backwards and removes the record, last of all. It can be repeated: what is
+/// gone already is no error.
+pub(super) fn remove(locked: Locked, mut record: Record) -> Result<()> {
+    if record.phase != Phase::Removing {
+        record.phase = Phase::Removing;
+        locked.write(&record)?;
+    }
+    for Undo::Cgroup(_) in record.undo.iter().rev() {
+        let mut cgroup = manager_of(&record)?;
+        if !record.private_pids && record.boot == boot_id() {
+            cgroup.kill_all(libc::SIGKILL)?;
+        }
+        cgroup.destroy()?;
+    }
+    let poststop = std::mem::take(&mut record.hooks.poststop);
+    locked.remove()?;
+    if !poststop.is_empty() {
+        let container = Container { record, status: Status::Exited };
+        let state = container.state(Some("stopped")).to_json();
+        for hook in poststop {
+            // "the runtime MUST log a warning, but the remaining hooks and lifecycle continue as if
+            // the hook had succeeded" (runtime.md, Lifecycle)
+            if let Err(error) = hooks::run_all(HookPoint::Poststop, &[hook], &state) {
+                log::warn(&error.to_string());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! `exec`: another process in a container that runs.
+
+use super::container::{Container, Context};
+use super::create::{CONFIG, connect_console_socket, send_console, write_pid_file};
+use super::foreground::{Signals, size_as_caller, stay};
+use crate::cgroups::Placement;
+use crate::error::{Class, Error, Result};
+use crate::process::credentials::Sets;
+use crate::process::exec::{self as child, Exec};
+use crate::process::protocol::{Channel, Message, out_of_turn};
+use crate::process::{Spawned, spawn, spawn_staged};
+use crate::spec::{self, NamespaceKind, Process, Spec};
+use crate::state::{Operation, Status};
+use crate::sys::pidfd;
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::unistd::Pid;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// What is asked of `exec`.
+#[derive(Debug, Clone, Default)]
+pub struct ExecRequest {
+    /// A file with the `process` document; else the container's own process is changed by what
+    /// follows.
+    pub process: Option<PathBuf>,
+    /// argv.
+    pub args: Vec<String>,
+    /// Whether it gets a terminal.
+    pub tty: bool,
+    /// `UID[:GID]`.
+    pub user: Option<String>,
+    /// The working directory.
+    pub cwd: Option<String>,
+    /// `NAME=value`, added.
+    pub env: Vec<String>,
+    /// Capabilities, added.
+    pub capabilities: Vec<String>,
+    /// Supplementary groups, added.
+    pub additional_gids: Vec<u32>,
+    /// Sets noNewPrivileges.
+    pub no_new_privileges: bool,
+    /// The AppArmor profile.
+    pub apparmor: Option<String>,
+    /// The SELinux label.
+    pub selinux_label: Option<String>,
+    /// Returns as soon as the process runs.
+    pub detach: bool,
+    /// Where its pid is written.
+    pub pid_file: Option<PathBuf>,
+    /// Where the master of its terminal is sent.
+    pub console_socket: Option<PathBuf>,
+    /// How many fds after standard error it gets.
+    pub preserve_fds: u32,
+    /// Cgroups below the container's.
+    pub cgroups: Vec<String>,
+    /// Also into a container that is paused; it then waits there.
+    pub ignore_paused: bool,
+}
+
+/// Runs a process in a container. Answers its exit status, 0 when detached.
+///
+/// # Errors
+/// [`Class::WrongState`] when the container does not run; why the process could not be executed.
+pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
+    let container = Container::open(context, id)?;
+    if !(request.ignore_paused && container.status == Status::Paused) {
+        container.allow(Operation::Exec)?;
+    }
+    let (mut process, capabilities) = describe(context, id, request)?;
+    spec::validate_process(&process)?;
+    let console = console(&process, request)?;
+    if console.is_none() {
+        size_as_caller(&mut process);
+    }
+    let init = open_init(&container)?;
+    let placement =
+        container.cgroup()?.placement_for_exec(&request.cgroups, container.record.init.map(|i| i.pid))?;
+    let signals = if request.detach { None } else { Some(Signals::hold()?) };
+    let spawned = enter(&container, &process, capabilities, &init, &placement, request.preserve_fds)?;
+    let master = follow(&spawned, placement)?;
+    let kept = match (master, console) {
+        (Some(master), Some(socket)) => {
+            send_console(&socket, &master)?;
+            None
+        }
+        (master, _) => master,
+    };
+    if let Some(file) = &request.pid_file {
+        write_pid_file(file, spawned.child.pid.as_raw())?;
+    }
+    match signals {
+        Some(signals) => stay(&spawned.child, &signals, kept),
+        None => Ok(0),
+    }
+}
+
+/// The process to run: as a file tells, or the container's own, changed.
+fn describe(context: &Context, id: &str, request: &ExecRequest) -> Result<(Process, Sets)> {
+    let mut process = match &request.process {
+        Some(file) => spec::load::load_process(file)?,
+        None => from_container(context, id, request)?,
+    };
+    process.terminal |= request.tty;
+    let mut sets = Sets::new(process.capabilities.as_ref());
+    for name in &request.capabilities {
+        sets.add(name)?;
+        sets.permit_to_users(name);
+    }
+    Ok((process, sets))
+}
+
+fn from_container(context: &Context, id: &str, request: &ExecRequest) -> Result<Process> {
+    let text = context.store.read_file(id, CONFIG)?;
+    let config: Spec = spec::load::parse(&text, Path::new(CONFIG))?;
+    let mut process = config.process.unwrap_or_default();
+    process.args.clone_from(&request.args);
+    process.terminal = false;
+    process.console_size = None;
+    process.env.extend(request.env.iter().cloned());
+    process.user.additional_gids.extend(&request.additional_gids);
+    process.no_new_privileges |= request.no_new_privileges;
+    if let Some(cwd) = &request.cwd {
+        process.cwd.clone_from(cwd);
+    }
+    if let Some(user) = &request.user {
+        (process.user.uid, process.user.gid) = parse_user(user, process.user.gid)?;
+    }
+    if let Some(profile) = &request.apparmor {
+        process.apparmor_profile.clone_from(profile);
+    }
+    if let Some(label) = &request.selinux_label {
+        process.selinux_label.clone_from(label);
+    }
+    Ok(process)
+}
+
+/// `UID` or `UID:GID`. Numbers and nothing else: a text that was taken for root because it is no
+/// number is CVE-2026-30892.
+fn parse_user(text: &str, gid: u32) -> Result<(u32, u32)> {
+    let number = |part: &str| -> Result<u32> {
+        let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        part.parse().ok().filter(|_| digits).ok_or_else(|| {
+            Error::new(Class::Usage, "parse the user")
+                .on(format!("{text:?}"))
+                .because("it must be UID or UID:GID, in digits")
+        })
+    };
+    match text.split_once(':') {
+        Some((user, group)) => Ok((number(user)?, number(group)?)),
+        None => Ok((number(text)?, gid)),
+    }
+}
+
+fn console(process: &Process, request: &ExecRequest) -> Result<Option<OwnedFd>> {
+    match (&request.console_socket, process.terminal, request.detach) {
+        (Some(path), true, true) => connect_console_socket(path).map(Some),
+        (Some(_), ..) => Err(Error::new(Class::Usage, "cannot use console socket")
+            .because("dhow will not detach or allocate tty")
+            .hint("--console-socket goes with --detach and a terminal")),
+        (None, true, true) => Err(Error::new(Class::Usage, "cannot allocate tty")
+            .because("dhow will detach without setting console socket")
+            .hint("give --console-socket, or leave out --tty")),
+        (None, ..) => Ok(None),
+    }
+}
+
+/// A pidfd of the init, that is, of the process that the record means.
+fn open_init(container: &Container) -> Result<OwnedFd> {
+    let not_running =
+        || Error::new(Class::WrongState, "container not running").on(container.record.id.clone());
+    let init = container.record.init.ok_or_else(not_running)?;
+    let process = pidfd::open(Pid::from_raw(init.pid)).map_err(|errno| match errno {
+        Errno::ESRCH => not_running(),
+        _ => Error::system("open the container's init", errno),
+    })?;
+    if init.is_alive() { Ok(process) } else { Err(not_running()) }
+}
+
+/// Makes the process. Root joins the pid namespace before it forks, so that one fork is enough; a
+/// rootless dhow has the right to join only inside the user namespace, and needs one between.
+fn enter(
+    container: &Container,
+    process: &Process,
+    capabilities: Sets,
+    init: &OwnedFd,
+    placement: &Placement,
+    preserved_fds: u32,
+) -> Result<Spawned> {
+    let kinds = container.namespaces();
+    let all = child::flags_of(&kinds);
+    let in_user_namespace = kinds.contains(&NamespaceKind::User);
+    let plan = |namespaces| Exec {
+        id: &container.record.id,
+        process,
+        capabilities,
+        init: init.as_fd(),
+        namespaces,
+        in_user_namespace,
+        new_keyring: false,
+        preserved_fds,
+    };
+    let into = placement.cgroup_fd();
+    let none = (CloneFlags::empty(), 0);
+    if in_user_namespace && !nix::unistd::geteuid().is_root() {
+        let enter = || child::join(init.as_fd(), all);
+        let plan = plan(CloneFlags::empty());
+        return spawn_staged(none, into, enter, |channel| child::become_payload(&plan, channel));
+    }
+    let pid = CloneFlags::CLONE_NEWPID;
+    child::join(init.as_fd(), all & pid)?;
+    let plan = plan(all - pid);
+    spawn(none, into, |channel| child::become_payload(&plan, channel))
+}
+
+/// Follows the child until it has become the payload, or says why it has not. Answers the master
+/// of its terminal.
+fn follow(spawned: &Spawned, placement: Placement) -> Result<Option<OwnedFd>> {
+    let outcome = talk(&spawned.channel, placement);
+    if outcome.is_err() {
+        let _ = pidfd::send_signal(spawned.child.pidfd.as_fd(), libc::SIGKILL);
+        let _ = nix::sys::wait::waitpid(spawned.child.pid, None);
+    }
+    outcome
+}
+
+fn talk(channel: &Channel, placement: Placement) -> Result<Option<OwnedFd>> {
+    let tasks = match placement {
+        Placement::Tasks(tasks) | Placement::Hybrid(_, tasks) => tasks,
+        Placement::None | Placement::IntoCgroup(_) => Vec::new(),
+    };
+    if let Err(error) = channel.send(&Message::Proceed(tasks)) {
+        return Err(channel.expect().err().unwrap_or(error));
+    }
+    let mut console = None;
+    loop {
+        match channel.receive()? {
+            None => return Ok(console),
+            Some(Message::Console(master)) => console = Some(master),
+            Some(Message::Failed(error)) => return Err(error),
+            Some(other) => return Err(out_of_turn(&other)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_numbers_and_nothing_else() {
+        assert_eq!(parse_user("1000", 5).unwrap(), (1000, 5));
+        assert_eq!(parse_user("1:2", 5).unwrap(), (1, 2));
+        for text in ["", "root", "1000:", ":1", "1:2:3", "-1", "+1", " 1", "1 ", "0x1", "4294967296", "1:x"] {
+            assert_eq!(parse_user(text, 5).unwrap_err().class, Class::Usage, "{text}");
+        }
+    }
+}

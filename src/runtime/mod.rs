@@ -1,0 +1,28 @@
+//! What dhow does: one file per command, each reading as that command's story.
+
+mod container;
+mod create;
+mod delete;
+mod exec;
+mod features;
+mod foreground;
+mod kill;
+mod list;
+mod pause;
+mod ps;
+mod run;
+mod spec;
+mod start;
+
+pub use container::{Container, Context};
+pub use create::{Created, Request, StartedBy, create};
+pub use delete::delete;
+pub use exec::{ExecRequest, exec};
+pub use features::features;
+pub use kill::{kill, parse_signal};
+pub use list::{Listing, list};
+pub use pause::{pause, resume};
+pub use ps::{PsFormat, ps};
+pub use run::{RunOptions, run};
+pub use spec::write_spec;
+pub use start::start;

@@ -1,0 +1,75 @@
+//! `run`: create, start, stay until the end, delete.
+
+use super::container::{Container, Context};
+use super::create::{Created, Request, StartedBy, create};
+use super::delete::{delete, remove};
+use super::foreground::{Signals, stay};
+use super::{kill, start};
+use crate::error::{Class, Error, Result};
+use crate::log;
+use crate::process::protocol::Message;
+use crate::state::Status;
+
+/// How `run` differs from `create` and `start`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunOptions {
+    /// Returns as soon as the payload runs.
+    pub detach: bool,
+    /// Leaves the container there, stopped, when the payload has ended.
+    pub keep: bool,
+}
+
+/// Runs a container. Answers the payload's exit status, 0 when detached.
+///
+/// # Errors
+/// Those of create and start. Nothing is left behind.
+pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<i32> {
+    if options.detach && request.console_socket.is_none() {
+        refuse_terminal_without_socket(request)?;
+    }
+    if !options.detach && request.console_socket.is_some() {
+        return Err(Error::new(Class::Usage, "cannot use console socket")
+            .because("dhow will not detach")
+            .hint("give --detach too, or leave out --console-socket"));
+    }
+    let created = create(context, request, StartedBy::Caller)?;
+    let signals = if options.detach { None } else { Some(Signals::hold()?) };
+    let Created { locked, record, child, channel, console } = created;
+    let container = Container { record: record.clone(), status: Status::Created };
+    let started = channel
+        .send(&Message::Start)
+        .and_then(|()| start::confirm(&channel))
+        .and_then(|()| start::mark_started(&locked, container));
+    if let Err(error) = started {
+        let _ = kill::send(&Container { record: record.clone(), status: Status::Created }, libc::SIGKILL);
+        let _ = nix::sys::wait::waitpid(child.pid, None);
+        if let Err(error) = remove(locked, record) {
+            log::warn(&error.to_string());
+        }
+        return Err(error);
+    }
+    let Some(signals) = signals else { return Ok(0) };
+    // Others may pause, exec into or kill the container while it runs.
+    drop(locked);
+    let status = stay(&child, &signals, console)?;
+    if !options.keep {
+        delete(context, &request.id, false).or_else(|error| match error.class {
+            // Someone else was faster.
+            Class::NoContainer => Ok(()),
+            _ => Err(error),
+        })?;
+    }
+    Ok(status)
+}
+
+/// A detached terminal needs a console socket: said before anything is made.
+fn refuse_terminal_without_socket(request: &Request) -> Result<()> {
+    let config = crate::spec::load::load(&request.bundle)?;
+    match config.spec.process {
+        Some(process) if process.terminal => Err(Error::new(Class::Config, "cannot allocate tty")
+            .on("process.terminal")
+            .because("dhow will detach without setting console socket")
+            .hint("give --console-socket, or set process.terminal to false")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,72 @@
+//! `start`: the payload of a created container runs.
+
+use super::container::{Container, Context};
+use super::create::START_SOCKET;
+use crate::error::{Class, Error, Result};
+use crate::process::hooks;
+use crate::process::protocol::{Channel, Message, out_of_turn};
+use crate::spec::HookPoint;
+use crate::state::{Init, Locked, Operation, Phase, Status};
+use crate::sys::fd;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Starts a container; returns once its payload runs.
+///
+/// # Errors
+/// [`Class::WrongState`] when it is not created; why the payload could not be executed.
+pub fn start(context: &Context, id: &str) -> Result<()> {
+    let (locked, container) = Container::lock(context, id)?;
+    container.allow(Operation::Start)?;
+    let init = call_init(&locked)?;
+    init.send(&Message::Start)?;
+    confirm(&init)?;
+    mark_started(&locked, container)
+}
+
+/// Reaches the init where it waits.
+fn call_init(locked: &Locked) -> Result<Channel> {
+    let failed = |errno| {
+        let error = Error::system("reach the container's init", errno).on(locked.id());
+        match errno {
+            Errno::ECONNREFUSED | Errno::ENOENT => {
+                error.class(Class::WrongState).because("it does not wait for start any more")
+            }
+            _ => error,
+        }
+    };
+    let path = format!("{}/{START_SOCKET}", fd::proc_path(locked.as_fd()));
+    let address = UnixAddr::new(path.as_str()).map_err(failed)?;
+    let socket =
+        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
+    connect(socket.as_raw_fd(), &address).map_err(failed)?;
+    Ok(Channel::from(socket))
+}
+
+/// Waits until the init has become the payload: its exec closes the socket. An init that a
+/// filter, a signal or the OOM killer ended closes it too, and has not become anything; it cannot
+/// be told from a payload that has ended already but for the error that it did not send, so the
+/// look at its state is what [`mark_started`] writes down.
+pub(super) fn confirm(init: &Channel) -> Result<()> {
+    match init.receive()? {
+        None => Ok(()),
+        Some(Message::Failed(error)) => Err(error),
+        Some(other) => Err(out_of_turn(&other)),
+    }
+}
+
+/// Writes down that the payload runs, and runs the poststart hooks.
+pub(super) fn mark_started(locked: &Locked, mut container: Container) -> Result<()> {
+    container.record.phase = Phase::Started;
+    locked.write(&container.record)?;
+    container.status = match container.record.init.is_some_and(Init::is_alive) {
+        true => Status::Running,
+        false => Status::Exited,
+    };
+    let poststart = &container.record.hooks.poststart;
+    if poststart.is_empty() {
+        return Ok(());
+    }
+    hooks::run_all(HookPoint::Poststart, poststart, &container.state(Some("running")).to_json())
+}

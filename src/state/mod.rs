@@ -1,0 +1,377 @@
+//! What is known of containers between two commands.
+//!
+//! Each container has a directory below `--root`, mode 0700, and in it one [`Record`] that is
+//! only ever replaced whole, by rename(2). The directory itself carries the lock: a command that
+//! changes the container holds an exclusive flock(2) on it, a reader takes none.
+
+mod record;
+mod status;
+
+pub use record::{Init, Phase, Record, Undo, VERSION};
+pub use status::{Operation, Status};
+
+use crate::error::{Class, Context, Error, Result};
+use crate::sys;
+use nix::errno::Errno;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The name of the record in a container's directory.
+const RECORD: &str = "record.json";
+
+/// Where a new record is written before it takes the old one's place.
+const RECORD_NEW: &str = "record.json.new";
+
+/// The most that a record may have, in bytes.
+const MOST_BYTES: usize = 1024 * 1024;
+
+/// How long a command waits for another one on the same container.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+
+/// All containers below one `--root`.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// The store below this directory, which need not exist yet.
+    pub fn new(root: impl Into<PathBuf>) -> Store {
+        Store { root: root.into() }
+    }
+
+    /// The directory of a container.
+    pub fn directory(&self, id: &str) -> PathBuf {
+        self.root.join(id)
+    }
+
+    /// Makes the directory of a new container and locks it.
+    ///
+    /// # Errors
+    /// [`Class::ContainerExists`] when there is one; [`Class::Usage`] for an id that is no name.
+    pub fn create(&self, id: &str) -> Result<Locked> {
+        check_id(id)?;
+        let path = self.directory(id);
+        match make_directory(&path) {
+            Err(Errno::ENOENT) => {
+                self.make_root()?;
+                make_directory(&path)
+            }
+            made => made,
+        }
+        .map_err(|errno| match errno {
+            Errno::EEXIST => Error::new(Class::ContainerExists, "container with given ID already exists")
+                .on(id)
+                .hint("`dhow delete` removes a stopped one"),
+            _ => Error::system("make the state directory", errno).on(path.display().to_string()),
+        })?;
+        // Until the lock is held, a `delete --force` may take the new directory for an abandoned one.
+        Locked::acquire(&path, id)
+    }
+
+    /// Locks a container that exists.
+    ///
+    /// # Errors
+    /// [`Class::NoContainer`]; [`Class::WrongState`] when another command keeps the lock.
+    pub fn lock(&self, id: &str) -> Result<Locked> {
+        check_id(id)?;
+        Locked::acquire(&self.directory(id), id)
+    }
+
+    /// Reads a container's record, without any lock.
+    ///
+    /// # Errors
+    /// [`Class::NoContainer`]; [`Class::Corrupt`] when the record is not one of dhow's.
+    pub fn read(&self, id: &str) -> Result<Record> {
+        check_id(id)?;
+        let path = self.directory(id);
+        let directory = open_directory(&path).map_err(|errno| missing(id, &path, errno))?;
+        read_record(directory.as_fd(), &path, id)
+    }
+
+    /// Reads a file that a command keeps beside the record.
+    ///
+    /// # Errors
+    /// [`Class::NoContainer`] when it is not there.
+    pub fn read_file(&self, id: &str, name: &str) -> Result<Vec<u8>> {
+        let path = self.directory(id).join(name);
+        std::fs::read(&path).map_err(|error| missing(id, &path, sys::io_errno(&error)))
+    }
+
+    /// The ids of all containers, sorted.
+    ///
+    /// # Errors
+    /// When the directory is there and cannot be read.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let entries = match std::fs::read_dir(&self.root) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.doing_on("read the state directory", || self.root.display().to_string())?,
+        };
+        let mut ids: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| check_id(name).is_ok())
+            .collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Anyone may pass through to a container that they know of; nobody else may list or write.
+    fn make_root(&self) -> Result<()> {
+        let failed =
+            |errno| Error::system("make the state directory", errno).on(self.root.display().to_string());
+        std::fs::create_dir_all(&self.root).map_err(|e| failed(sys::io_errno(&e)))?;
+        rustix::fs::chmod(&self.root, Mode::from_raw_mode(0o711)).map_err(|e| failed(sys::errno(e)))
+    }
+}
+
+/// A container's directory with its lock held, until this value is dropped.
+#[derive(Debug)]
+pub struct Locked {
+    directory: OwnedFd,
+    path: PathBuf,
+    id: String,
+}
+
+impl Drop for Locked {
+    /// A container's init is forked while the lock is held and has a copy of its fd, which alone
+    /// would keep the lock: flock(2) belongs to the open file, not to the process.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.directory, FlockOperation::Unlock);
+    }
+}
+
+impl AsFd for Locked {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+impl Locked {
+    fn acquire(path: &Path, id: &str) -> Result<Locked> {
+        let directory = open_directory(path).map_err(|errno| missing(id, path, errno))?;
+        wait_for_lock(directory.as_fd(), id)?;
+        // Whoever held the lock before may have deleted the container.
+        let stat = rustix::fs::fstat(&directory).doing_on("look at", || path.display().to_string())?;
+        if stat.st_nlink == 0 {
+            return Err(no_container(id));
+        }
+        Ok(Locked { directory, path: path.to_owned(), id: id.to_owned() })
+    }
+
+    /// The container's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The container's directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads the record; `None` when its create was killed before it wrote one.
+    ///
+    /// # Errors
+    /// [`Class::Corrupt`].
+    pub fn read(&self) -> Result<Option<Record>> {
+        match read_record(self.as_fd(), &self.path, &self.id) {
+            Err(error) if error.class == Class::NoContainer => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    /// Replaces the record, so that a reader sees the old one or the new one.
+    ///
+    /// # Errors
+    /// ENOSPC and their like.
+    pub fn write(&self, record: &Record) -> Result<()> {
+        let text = record.to_json()?;
+        self.write_file(RECORD_NEW, &text)?;
+        rustix::fs::renameat(&self.directory, RECORD_NEW, &self.directory, RECORD)
+            .doing_on("replace the state record", || self.path.display().to_string())
+    }
+
+    /// Writes a file beside the record.
+    ///
+    /// # Errors
+    /// ENOSPC and their like.
+    pub fn write_file(&self, name: &str, content: &[u8]) -> Result<()> {
+        let doing = "write the state";
+        let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&self.directory, name, flags, Mode::from_raw_mode(0o600))
+            .doing_on(doing, || self.path.join(name).display().to_string())?;
+        let mut rest = content;
+        while !rest.is_empty() {
+            let written = rustix::io::write(&file, rest)
+                .doing_on(doing, || self.path.join(name).display().to_string())?;
+            rest = &rest[written..];
+        }
+        Ok(())
+    }
+
+    /// Removes the directory and all that dhow keeps in it, the record last: a delete that is
+    /// killed halfway finds the container again.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn remove(self) -> Result<()> {
+        let subject = || self.path.display().to_string();
+        let entries = std::fs::read_dir(&self.path).doing_on("read the state directory", subject)?;
+        for entry in entries {
+            let name = entry.doing_on("read the state directory", subject)?.file_name();
+            if name != RECORD {
+                unlink(self.as_fd(), &name).doing_on("remove from the state directory", subject)?;
+            }
+        }
+        unlink(self.as_fd(), RECORD.as_ref()).doing_on("remove the state record", subject)?;
+        std::fs::remove_dir(&self.path).doing_on("remove the state directory", subject)
+    }
+}
+
+/// An id names a directory: letters, digits, `_`, `+`, `-` and `.`, as runc takes them.
+///
+/// # Errors
+/// [`Class::Usage`].
+pub fn check_id(id: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
+    if id.is_empty() || id == "." || id == ".." || id.len() > 255 || !id.chars().all(allowed) {
+        return Err(Error::new(Class::Usage, "invalid container ID format")
+            .on(format!("{id:?}"))
+            .hint("letters, digits, and the characters _+-. are allowed, 255 at most"));
+    }
+    Ok(())
+}
+
+/// The error for a container that is not there, in the words that engines look for.
+pub fn no_container(id: &str) -> Error {
+    Error::new(Class::NoContainer, format!("container {id:?} does not exist"))
+}
+
+fn missing(id: &str, path: &Path, errno: Errno) -> Error {
+    match errno {
+        Errno::ENOENT | Errno::ENOTDIR => no_container(id),
+        _ => Error::system("open the container's state", errno).on(path.display().to_string()),
+    }
+}
+
+fn make_directory(path: &Path) -> nix::Result<()> {
+    rustix::fs::mkdir(path, Mode::from_raw_mode(0o700)).map_err(sys::errno)
+}
+
+fn open_directory(path: &Path) -> nix::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(sys::errno)
+}
+
+fn unlink(directory: BorrowedFd<'_>, name: &std::ffi::OsStr) -> nix::Result<()> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        result => result.map_err(sys::errno),
+    }
+}
+
+fn wait_for_lock(directory: BorrowedFd<'_>, id: &str) -> Result<()> {
+    let begun = Instant::now();
+    let mut pause = Duration::from_micros(200);
+    loop {
+        match rustix::fs::flock(directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(other) => return Err(Error::system("lock the container", sys::errno(other)).on(id)),
+        }
+        if begun.elapsed() > LOCK_PATIENCE {
+            return Err(Error::new(Class::WrongState, "another command is working on the container")
+                .on(id)
+                .because(format!("it has not finished in {} seconds", LOCK_PATIENCE.as_secs()))
+                .hint("a hook that hangs can be the reason; `dhow kill` does not wait for it"));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+fn read_record(directory: BorrowedFd<'_>, path: &Path, id: &str) -> Result<Record> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(directory, RECORD, flags, Mode::empty())
+        .map_err(|errno| missing(id, path, sys::errno(errno)))?;
+    let mut text = Vec::with_capacity(4096);
+    loop {
+        let read = rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text))
+            .doing_on("read the state record", || path.display().to_string())?;
+        if read == 0 {
+            break;
+        }
+        if text.len() > MOST_BYTES {
+            return Err(Error::new(Class::Corrupt, "read the state record")
+                .on(path.display().to_string())
+                .because("it is far too large"));
+        }
+        text.reserve(4096);
+    }
+    Record::from_json(&text, id).map_err(|error| error.on(path.join(RECORD).display().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> Store {
+        let root = std::env::temp_dir().join(format!("dhow-state-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&root);
+        Store::new(root)
+    }
+
+    #[test]
+    fn a_record_is_written_read_and_removed() {
+        let store = scratch("life");
+        assert_eq!(store.read("a").unwrap_err().class, Class::NoContainer);
+        let locked = store.create("a").unwrap();
+        assert!(locked.read().unwrap().is_none());
+        locked.write(&Record::new("a")).unwrap();
+        locked.write_file("config.json", b"{}").unwrap();
+        assert_eq!(store.read("a").unwrap().id, "a");
+        assert_eq!(store.ids().unwrap(), ["a"]);
+        assert_eq!(store.create("a").unwrap_err().class, Class::ContainerExists);
+        locked.remove().unwrap();
+        assert!(store.ids().unwrap().is_empty());
+        assert_eq!(store.lock("a").unwrap_err().class, Class::NoContainer);
+        std::fs::remove_dir_all(store.root).unwrap();
+    }
+
+    #[test]
+    fn a_lock_is_waited_for_and_a_deleted_container_is_gone() {
+        let store = scratch("lock");
+        let first = store.create("a").unwrap();
+        first.write(&Record::new("a")).unwrap();
+        let other = store.clone();
+        let waiting = std::thread::spawn(move || other.lock("a").map(drop));
+        std::thread::sleep(Duration::from_millis(50));
+        first.remove().unwrap();
+        assert_eq!(waiting.join().unwrap().unwrap_err().class, Class::NoContainer);
+        std::fs::remove_dir_all(store.root).unwrap();
+    }
+
+    #[test]
+    fn garbage_is_an_error_and_no_panic() {
+        let store = scratch("garbage");
+        let locked = store.create("a").unwrap();
+        for garbage in [&b""[..], b"{", b"[]", b"\xff\xfe", b"{\"version\":99}", b"null"] {
+            locked.write_file(RECORD, garbage).unwrap();
+            let error = store.read("a").unwrap_err();
+            assert_eq!(error.class, Class::Corrupt, "{garbage:?}: {error}");
+        }
+        locked.remove().unwrap();
+        std::fs::remove_dir_all(store.root).unwrap();
+    }
+
+    #[test]
+    fn ids_are_names() {
+        for id in ["a", "A_b+c-d.e", "0", "..."] {
+            assert!(check_id(id).is_ok(), "{id}");
+        }
+        for id in ["", ".", "..", "a/b", "../a", "a b", "ä", "a\0", &"x".repeat(256)] {
+            assert!(check_id(id).is_err(), "{id}");
+        }
+    }
+}

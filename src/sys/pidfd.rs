@@ -1,0 +1,112 @@
+//! Processes named by a pidfd, or by pid and start time: never by pid alone.
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// Opens a pidfd of a process that exists.
+///
+/// # Errors
+/// ESRCH when there is no such process.
+pub fn open(pid: Pid) -> nix::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(Errno::ESRCH)?;
+    pidfd_open(pid, PidfdFlags::empty()).map_err(super::errno)
+}
+
+/// pidfd_send_signal(2); `signal` may be a real-time one, or 0 to ask whether it lives.
+///
+/// # Errors
+/// ESRCH when the process has ended, EPERM, EINVAL for an unknown signal.
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> nix::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo makes the kernel fill in its own; nothing else is pointed to.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, no_info, 0) };
+    Errno::result(result).map(drop)
+}
+
+/// Waits until the process has ended (it may still be a zombie), or until `timeout`; whether it
+/// has ended.
+///
+/// # Errors
+/// poll(2)'s.
+pub fn wait_ended(pidfd: BorrowedFd<'_>, timeout: Option<Duration>) -> nix::Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let timeout = timeout.map_or(PollTimeout::NONE, |t| PollTimeout::try_from(t).unwrap_or(PollTimeout::MAX));
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut fds, timeout) {
+            Err(Errno::EINTR) => {}
+            result => return result.map(|ready| ready > 0),
+        }
+    }
+}
+
+/// What `/proc/PID/stat` tells of a process that a record may mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// proc_pid_stat(5) field 3: `R`, `S`, `Z`, …
+    pub state: u8,
+    /// Field 22, in clock ticks since boot; with the pid it names a process.
+    pub start_time: u64,
+}
+
+impl Stat {
+    /// Whether it has ended, though nobody may have waited for it yet.
+    pub fn has_ended(self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// Reads `/proc/PID/stat`. `None` when there is no such process.
+pub fn stat(pid: Pid) -> Option<Stat> {
+    let mut buffer = [0_u8; 1024];
+    let path = format!("/proc/{pid}/stat");
+    let file =
+        rustix::fs::open(path, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, 0.into()).ok()?;
+    let length = rustix::io::read(&file, &mut buffer).ok()?;
+    parse_stat(&buffer[..length])
+}
+
+/// The fields that are needed. The command name may hold anything, also `) `, so the fields are
+/// counted from the last parenthesis.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let after_name = text.iter().rposition(|&byte| byte == b')')?;
+    let mut fields = text.get(after_name + 2..)?.split(|&byte| byte == b' ');
+    let state = *fields.next()?.first()?;
+    let start_time = std::str::from_utf8(fields.nth(18)?).ok()?.trim_end().parse().ok()?;
+    Some(Stat { state, start_time })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_is_no_trap() {
+        let text = b"42 (a) Z 1 (b) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3\n";
+        assert_eq!(parse_stat(text), Some(Stat { state: b'S', start_time: 987_654 }));
+        assert_eq!(parse_stat(b"42 (a"), None);
+        assert_eq!(parse_stat(b""), None);
+    }
+
+    #[test]
+    fn this_process_lives_and_keeps_its_start_time() {
+        let first = stat(Pid::this()).unwrap();
+        assert!(!first.has_ended());
+        assert_eq!(first.start_time, stat(Pid::this()).unwrap().start_time);
+        assert!(stat(Pid::from_raw(i32::MAX)).is_none());
+    }
+
+    #[test]
+    fn a_pidfd_tells_life_from_death() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pidfd = open(Pid::from_raw(i32::try_from(child.id()).unwrap())).unwrap();
+        assert!(!wait_ended(pidfd.as_fd(), Some(Duration::ZERO)).unwrap());
+        send_signal(pidfd.as_fd(), libc::SIGKILL).unwrap();
+        assert!(wait_ended(pidfd.as_fd(), None).unwrap());
+        child.wait().unwrap();
+        assert_eq!(send_signal(pidfd.as_fd(), 0), Err(Errno::ESRCH));
+    }
+}
