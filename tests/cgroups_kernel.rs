@@ -59,9 +59,12 @@ fn a_cgroup_in_use_is_refused_and_left_alone() {
     let Some(mut test) = usual() else { return };
     let pid = test.spawn("exec sleep 100").id();
     let path = test.manager.mounts()[0].path.clone();
-    let mut second = Manager::plan(Driver::Cgroupfs, Some(&path), "x", false).unwrap();
+    let error = Manager::plan(Driver::Cgroupfs, Some(&path), "x", false).unwrap_err().to_string();
+    assert!(error.contains("already holds 1 process") && error.contains(&pid.to_string()), "{error}");
+    let mut second = Manager::from_record(&test.manager.record());
     let error = second.create().unwrap_err().to_string();
     assert!(error.contains("already holds 1 process") && error.contains(&pid.to_string()), "{error}");
+    second.destroy().unwrap();
     assert_eq!(test.manager.pids().unwrap(), [pid as i32]);
 }
 
@@ -118,7 +121,15 @@ fn other_signals_reach_everyone() {
         for _ in 0..5 {
             test.spawn("trap 'exit 7' USR1; while :; do sleep 0.01; done");
         }
-        std::thread::sleep(Duration::from_millis(100));
+        // SigCgt's bit for USR1 says that the trap is set.
+        let pids: Vec<u32> = test.children.iter().map(std::process::Child::id).collect();
+        for pid in pids {
+            wait_for("the trap", || {
+                let status = read(&format!("/proc/{pid}/status"));
+                let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+                u64::from_str_radix(caught.trim(), 16).unwrap() & 0x200 != 0
+            });
+        }
         test.manager.kill_all(10).unwrap();
         for child in &mut test.children {
             assert!(child.wait().unwrap().code().is_some_and(|code| code == 7));
@@ -397,6 +408,12 @@ fn values_that_depend_on_each_other_go_in_any_direction() {
 fn bad_values_name_field_value_and_range() {
     let Some(mut test) = v1() else { return };
     let big = std::fs::read_to_string("/sys/fs/cgroup/cpuset/cpuset.cpus").unwrap();
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    let beyond = format!(r#"{{"cpu":{{"cpus":"0,{cpus}"}}}}"#);
+    for test in [usual(), v2()].into_iter().flatten() {
+        let Err(error) = test.manager.update(&resources(&beyond)) else { panic!("CPU {cpus} was taken") };
+        assert!(error.to_string().contains(&format!("linux.resources.cpu.cpus 0,{cpus}")), "{error}");
+    }
     for (json, words) in [
         (r#"{"cpu":{"cpus":"0-1023"}}"#, vec!["linux.resources.cpu.cpus 0-1023", big.trim()]),
         (r#"{"cpu":{"mems":"77"}}"#, vec!["linux.resources.cpu.mems 77", "only mems"]),

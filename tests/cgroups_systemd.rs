@@ -168,12 +168,16 @@ fn devices_are_controlled_in_a_scope() {
 #[test]
 fn a_second_scope_of_the_name_is_refused_and_the_first_lives() {
     let Some((test, id, pid)) = scope(None, &Resources::default(), None, "exec sleep 100") else { return };
-    let mut second = Manager::plan(Driver::Systemd, None, &id, rootless()).unwrap();
+    let error = Manager::plan(Driver::Systemd, None, &id, rootless()).unwrap_err().to_string();
+    assert!(error.contains(&id) && error.contains("already holds 1 process"), "{error}");
+    let path = format!("dhowtest.slice:dhow:{id}");
+    let mut second = Manager::plan(Driver::Systemd, Some(&path), &id, rootless()).unwrap();
     let mut child = Command::new("sleep").arg("100").spawn().unwrap();
     let error = second.adopt(child.id() as i32, &Resources::default(), rootless()).unwrap_err().to_string();
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(error.contains(&id) && error.contains("UnitExists"), "{error}");
+    second.destroy().unwrap();
     assert_eq!(test.manager.pids().unwrap(), [pid as i32]);
 }
 

@@ -65,8 +65,8 @@ impl Manager {
         };
         let read = || -> rustix::io::Result<Oom> {
             let kills = dir.keyed(events, "oom_kill")?.unwrap_or(0);
-            // "No limit" of v1 is the greatest number of whole pages.
-            let limit = Some(dir.number(limit)?).filter(|bytes| *bytes < i64::MAX as u64 >> 13 << 13);
+            // "No limit" of v1 is the greatest number of whole pages, whatever their size.
+            let limit = Some(dir.number(limit)?).filter(|bytes| *bytes < 1 << 62);
             Ok(Oom { kills, limit })
         };
         match read() {

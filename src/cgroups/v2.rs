@@ -6,7 +6,7 @@ use super::dir::Dir;
 use super::layout::Mount;
 use super::limits::Mode;
 use super::limits_v2::{self, Current};
-use super::node::{Made, Node, pids_below, wait_for_change};
+use super::node::{Made, Node, pids_below, refuse_occupied, wait_for_change};
 use super::place::Place;
 use super::write::{self, Write};
 use super::{CgroupMount, NodeRecord, Placement, device_program, limits, place};
@@ -73,7 +73,7 @@ impl Unified {
         match self.node.make() {
             Ok(Made::Fresh) => {}
             Ok(Made::Found) => {
-                self.node.refuse_occupied()?;
+                refuse_occupied(&self.node.dir, &pids_below(&self.node.dir)?)?;
                 self.refuse_frozen()?;
             }
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if self.forgiving => {
@@ -149,6 +149,7 @@ impl Unified {
             return self.refuse_without_cgroup(&writes);
         }
         self.enable_for(&writes)?;
+        write::refuse_foreign_cpusets(&writes, &self.node.dir)?;
         write::apply(&writes, &|_| Some(&self.node.dir))?;
         match program {
             Some(program) => device_program::install(&self.node.dir, &program, Mode::Create, rootless),
@@ -168,6 +169,7 @@ impl Unified {
         limits_v2::fill_quota(&mut writes, || dir.read("cpu.max").ok());
         let program = Policy::of_update(&resources.devices)?.map(|policy| device_program::of_policy(&policy));
         self.enable_for(&writes)?;
+        write::refuse_foreign_cpusets(&writes, &self.node.dir)?;
         write::apply_or_restore(&writes, &|_| Some(dir), || {
             then()?;
             // Last, because it changes at once or not at all.
