@@ -59,9 +59,12 @@ fn a_cgroup_in_use_is_refused_and_left_alone() {
     let Some(mut test) = usual() else { return };
     let pid = test.spawn("exec sleep 100").id();
     let path = test.manager.mounts()[0].path.clone();
-    let mut second = Manager::plan(Driver::Cgroupfs, Some(&path), "x", false).unwrap();
+    let error = Manager::plan(Driver::Cgroupfs, Some(&path), "x", false).unwrap_err().to_string();
+    assert!(error.contains("already holds 1 process") && error.contains(&pid.to_string()), "{error}");
+    let mut second = Manager::from_record(&test.manager.record());
     let error = second.create().unwrap_err().to_string();
     assert!(error.contains("already holds 1 process") && error.contains(&pid.to_string()), "{error}");
+    second.destroy().unwrap();
     assert_eq!(test.manager.pids().unwrap(), [pid as i32]);
 }
 
@@ -118,7 +121,15 @@ fn other_signals_reach_everyone() {
         for _ in 0..5 {
             test.spawn("trap 'exit 7' USR1; while :; do sleep 0.01; done");
         }
-        std::thread::sleep(Duration::from_millis(100));
+        // SigCgt's bit for USR1 says that the trap is set.
+        let pids: Vec<u32> = test.children.iter().map(std::process::Child::id).collect();
+        for pid in pids {
+            wait_for("the trap", || {
+                let status = read(&format!("/proc/{pid}/status"));
+                let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+                u64::from_str_radix(caught.trim(), 16).unwrap() & 0x200 != 0
+            });
+        }
         test.manager.kill_all(10).unwrap();
         for child in &mut test.children {
             assert!(child.wait().unwrap().code().is_some_and(|code| code == 7));
@@ -218,6 +229,61 @@ fn oom_is_announced_and_counted() {
 }
 
 #[test]
+fn a_check_before_the_update_spares_the_processes() {
+    let Some(mut test) = usual() else { return };
+    test.spawn("head -c 60000000 /dev/zero | (tail -c 50000000; sleep 100)  | (sleep 100)");
+    let current = file(&test, "memory.usage_in_bytes", "memory.current");
+    wait_for("the memory is used", || read(&current).parse::<u64>().unwrap() > 40_000_000);
+    let update = r#"{"memory":{"limit":4194304,"checkBeforeUpdate":true}}"#;
+    let error = test.manager.update(&resources(update)).unwrap_err().to_string();
+    assert!(
+        error.contains("linux.resources.memory.limit: 4194304") && error.contains("present use"),
+        "{error}"
+    );
+    assert_eq!(test.manager.oom().unwrap().unwrap().kills, 0);
+}
+
+#[test]
+fn reading_a_disk_is_slowed_down() {
+    use std::os::linux::fs::MetadataExt;
+    let Some(mut test) = usual() else { return };
+    let data = format!("/var/tmp/{}", name());
+    std::fs::write(&data, vec![7_u8; 1_572_864]).unwrap();
+    nix::unistd::sync();
+    let device = std::fs::metadata(&data).unwrap().st_dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    if major == 0 {
+        std::fs::remove_file(data).unwrap();
+        eprintln!("skipped: /var/tmp is on no disk");
+        return;
+    }
+    let limits = format!(
+        r#"{{"blockIO":{{"throttleReadBpsDevice":
+        [{{"major":{major},"minor":{minor},"rate":1048576}}]}}}}"#
+    );
+    test.manager.apply(&resources(&limits)).unwrap();
+    let start = Instant::now();
+    let (ok, text) = test.run(&format!("dd if={data} of=/dev/null bs=64k iflag=direct"));
+    std::fs::remove_file(&data).unwrap();
+    assert!(ok, "{text}");
+    assert!(start.elapsed() > Duration::from_millis(1000), "1.5 MB at 1 MB/s took {:?}", start.elapsed());
+    let stats = test.manager.stats().unwrap();
+    let read = stats.blkio.io_service_bytes_recursive.iter().find(|e| e.op == "Read").unwrap();
+    assert!(read.value >= 1_500_000, "{stats:?}");
+}
+
+#[test]
+fn threaded_cgroups_are_entered() {
+    let Some(test) = v2() else { return };
+    let top = test.dirs().remove(0);
+    let child = format!("{top}/threads");
+    std::fs::create_dir(&child).unwrap();
+    std::fs::write(format!("{child}/cgroup.type"), "threaded").unwrap();
+    let placement = test.manager.placement_for_exec(&["threads".to_owned()], None).unwrap();
+    assert!(matches!(placement, Placement::Tasks(_)), "{placement:?}");
+}
+
+#[test]
 fn cpusets_hold_processes_to_their_cpus() {
     let Some(mut test) = usual() else { return };
     test.manager.apply(&resources(r#"{"cpu":{"cpus":"0","mems":"0"}}"#)).unwrap();
@@ -294,8 +360,12 @@ fn a_failed_update_leaves_the_old_values() {
         let files = [
             "pids.max",
             "cpu.shares",
+            "cpu.weight",
             "cpu.cfs_quota_us",
+            "cpu.max",
             "memory.limit_in_bytes",
+            "memory.max",
+            "memory.swap.max",
             "cpuset.cpus",
             "devices.list",
         ];
@@ -304,7 +374,7 @@ fn a_failed_update_leaves_the_old_values() {
         all.filter_map(Result::ok).collect()
     };
     let before = read(&test);
-    assert_eq!(before.len(), 6);
+    assert_eq!(before.len(), 6, "{before:?}");
     // The last of them is wrong.
     let second = if is_v1 {
         r#"{"pids":{"limit":50},"cpu":{"shares":256,"quota":20000},"memory":{"limit":52428800},
@@ -338,6 +408,12 @@ fn values_that_depend_on_each_other_go_in_any_direction() {
 fn bad_values_name_field_value_and_range() {
     let Some(mut test) = v1() else { return };
     let big = std::fs::read_to_string("/sys/fs/cgroup/cpuset/cpuset.cpus").unwrap();
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    let beyond = format!(r#"{{"cpu":{{"cpus":"0,{cpus}"}}}}"#);
+    for test in [usual(), v2()].into_iter().flatten() {
+        let Err(error) = test.manager.update(&resources(&beyond)) else { panic!("CPU {cpus} was taken") };
+        assert!(error.to_string().contains(&format!("linux.resources.cpu.cpus 0,{cpus}")), "{error}");
+    }
     for (json, words) in [
         (r#"{"cpu":{"cpus":"0-1023"}}"#, vec!["linux.resources.cpu.cpus 0-1023", big.trim()]),
         (r#"{"cpu":{"mems":"77"}}"#, vec!["linux.resources.cpu.mems 77", "only mems"]),
@@ -345,10 +421,7 @@ fn bad_values_name_field_value_and_range() {
             r#"{"blockIO":{"throttleReadBpsDevice":[{"major":4000,"minor":1,"rate":5}]}}"#,
             vec!["blockIO.throttleReadBpsDevice 4000:1 5", "existing block device"],
         ),
-        (
-            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":1}]}"#,
-            vec!["hugepageLimits", "no hugetlb hierarchy"],
-        ),
+        (r#"{"hugepageLimits":[{"pageSize":"3MB","limit":1}]}"#, vec!["hugepageLimits 1", "hugetlb"]),
         (r#"{"unified":{"memory.high":"1"}}"#, vec!["linux.resources.unified", "memory.high"]),
     ] {
         let error = test.manager.update(&resources(json)).unwrap_err().to_string();
@@ -379,7 +452,7 @@ fn v2_names_what_is_missing() {
         test.manager.apply(&resources(r#"{"unified":{"cgroup.nonsense":"1"}}"#)).unwrap_err().to_string();
     assert!(error.contains("linux.resources.unified.cgroup.nonsense 1"), "{error}");
     // hugetlb is there, and enabled when it is asked for.
-    if Path::new(&test.dirs()[0]).join("../cgroup.controllers").exists() {
+    if read(&format!("{}/../cgroup.controllers", test.dirs()[0])).contains("hugetlb") {
         test.manager.apply(&resources(r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#)).unwrap();
         let limit = std::fs::read_to_string(Path::new(&test.dirs()[0]).join("hugetlb.2MB.max")).unwrap();
         assert_eq!(limit.trim(), "4194304");

@@ -129,11 +129,14 @@ pub(super) fn write_once(fd: BorrowedFd<'_>, value: &str) -> Result<()> {
 
 /// Reads to the end.
 pub(super) fn read_all(fd: BorrowedFd<'_>) -> Result<String> {
-    let mut text = Vec::with_capacity(1024);
+    let mut text = Vec::with_capacity(4096);
     loop {
-        text.reserve(512);
-        if rustix::io::retry_on_intr(|| rustix::io::read(fd, rustix::buffer::spare_capacity(&mut text)))? == 0
-        {
+        text.reserve(2048);
+        let got =
+            rustix::io::retry_on_intr(|| rustix::io::read(fd, rustix::buffer::spare_capacity(&mut text)))?;
+        // The kernel fills a page, or what is left of it after a line that does not fit: far less
+        // is the end, and asking again would only cost another system call.
+        if got < 2048 {
             break;
         }
     }

@@ -1,6 +1,8 @@
-//! What holds for limits on either version: ranges, and conversions between the two. Pure.
+//! What holds for limits on either version: ranges, and conversions between the two. Pure, but for
+//! the one check that looks at the present use.
 
-use crate::error::{Error, Result};
+use super::dir::Dir;
+use crate::error::{Context, Error, Result};
 use crate::spec::{Cpu, Memory, Resources};
 
 /// Whether a value that is absent or 0 leaves things as they are, and what else an update is
@@ -197,6 +199,24 @@ pub(super) fn or_unlimited(value: i64, unlimited: &'static str) -> std::borrow::
 /// A value that is set and not 0, which stands for "not set" wherever engines fill in zeros.
 pub(super) fn set<T: Copy + Default + PartialEq>(value: Option<T>) -> Option<T> {
     value.filter(|v| *v != T::default())
+}
+
+/// The memory limit that `checkBeforeUpdate` asks to compare with the present use.
+pub(super) fn to_check_before_update(resources: &Resources) -> Option<u64> {
+    let memory = resources.memory.as_ref().filter(|memory| memory.check_before_update == Some(true))?;
+    memory.limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0)
+}
+
+/// Refuses a limit below the present use.
+///
+/// # Errors
+/// That, or a use that cannot be read.
+pub(super) fn refuse_below_use(limit: u64, dir: &Dir, file: &str) -> Result<()> {
+    let used = dir.number(file).doing_on("read the memory use of", || dir.path())?;
+    if used <= limit {
+        return Ok(());
+    }
+    Err(range("memory.limit", limit, &format!("more than the present use of {used}, by checkBeforeUpdate")))
 }
 
 #[cfg(test)]

@@ -222,10 +222,28 @@ impl Manager {
         let layout = Layout::of_host(is_below_own)?;
         let own = if is_below_own { layout::read_proc("/proc/self/cgroup")? } else { String::new() };
         let forgiving = rootless && cgroups_path.is_none_or(str::is_empty);
-        Ok(match layout {
+        let manager = match layout {
             Layout::V1(mounts) => Manager::V1(v1::Hierarchies::plan(&mounts, &place, &own, forgiving)),
             Layout::V2(mount) => Manager::V2(v2::Unified::plan(&mount, &place, &own, forgiving)),
-        })
+        };
+        manager.refuse_occupied()?;
+        Ok(manager)
+    }
+
+    /// Refuses a cgroup with processes before anything is written down about it, so that no journal
+    /// ever names a stranger's. Cgroups are made in one order, so the first one tells.
+    fn refuse_occupied(&self) -> Result<()> {
+        let first = match self {
+            Manager::V1(v1) => v1.first(),
+            Manager::V2(v2) => v2.dir(),
+            Manager::Systemd(_) | Manager::Disabled => None,
+        };
+        match first {
+            Some(dir) if rustix::fs::access(dir.path(), rustix::fs::Access::EXISTS).is_ok() => {
+                node::refuse_occupied(dir, &self.pids()?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What to store. Again after [`Manager::create`], which may have left out hierarchies.
@@ -253,18 +271,23 @@ impl Manager {
         }
     }
 
-    /// Makes the cgroup. On failure it takes back what it has made, and only that.
+    /// Makes the cgroup. On failure it takes back what it has made, and only that; what was there
+    /// before is a stranger's, so the manager has none then and [`Manager::destroy`] does nothing.
     ///
     /// # Errors
     /// A cgroup that is there already and holds processes or is frozen; the system's.
     pub fn create(&mut self) -> Result<()> {
-        match self {
+        let result = match self {
             Manager::V1(v1) => v1.create(),
             Manager::V2(v2) => v2.create(),
             // It cannot be empty: adopt() makes it.
             Manager::Systemd(_) => Ok(()),
             Manager::Disabled => Ok(()),
+        };
+        if result.is_err() {
+            *self = Manager::Disabled;
         }
+        result
     }
 
     /// Sets the limits of the cgroup that was just made: `linux.resources`. Devices are denied but

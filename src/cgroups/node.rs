@@ -119,18 +119,6 @@ impl Node {
         mkdir(last)
     }
 
-    /// Refuses a cgroup that was there before and has processes in it.
-    pub(super) fn refuse_occupied(&self) -> Result<()> {
-        let pids = pids_below(&self.dir)?;
-        if pids.is_empty() {
-            return Ok(());
-        }
-        Err(Error::new(Class::Config, "create the container's cgroup")
-            .on(self.dir.path())
-            .because(format!("it already holds {} process(es), {} among them", pids.len(), pids[0]))
-            .hint("is another container using this linux.cgroupsPath?"))
-    }
-
     /// Takes back what [`Node::make`] just made; failures are of no interest, the caller is already
     /// reporting one.
     pub(super) fn unmake(&self) {
@@ -153,6 +141,15 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// Refuses a cgroup that was there before and has processes in it.
+pub(super) fn refuse_occupied(dir: &Dir, pids: &[i32]) -> Result<()> {
+    let Some(first) = pids.first() else { return Ok(()) };
+    Err(Error::new(Class::Config, "create the container's cgroup")
+        .on(dir.path())
+        .because(format!("it already holds {} process(es), {first} among them", pids.len()))
+        .hint("is another container using this linux.cgroupsPath?"))
 }
 
 fn mkdir(path: &str) -> rustix::io::Result<()> {

@@ -41,8 +41,8 @@ pub struct OomWatch {
 enum Kind {
     /// An eventfd that `cgroup.event_control` was told of.
     V1,
-    /// An inotify watch of memory.events, and the count so far.
-    V2 { seen: u64 },
+    /// An inotify watch: the count of memory.events so far, and whether the last process has ended.
+    V2 { seen: u64, ended: bool },
 }
 
 impl AsFd for OomWatch {
@@ -65,8 +65,8 @@ impl Manager {
         };
         let read = || -> rustix::io::Result<Oom> {
             let kills = dir.keyed(events, "oom_kill")?.unwrap_or(0);
-            // "No limit" of v1 is the greatest number of whole pages.
-            let limit = Some(dir.number(limit)?).filter(|bytes| *bytes < i64::MAX as u64 >> 13 << 13);
+            // "No limit" of v1 is the greatest number of whole pages, whatever their size.
+            let limit = Some(dir.number(limit)?).filter(|bytes| *bytes < 1 << 62);
             Ok(Oom { kills, limit })
         };
         match read() {
@@ -114,38 +114,39 @@ fn watch_v2(dir: &Dir) -> rustix::io::Result<OomWatch> {
     let file = format!("{}/cgroup.events", dir.path());
     inotify::add_watch(&fd, file, inotify::WatchFlags::MODIFY)?;
     let seen = dir.keyed("memory.events", "oom")?.unwrap_or(0);
-    Ok(OomWatch { fd, path: dir.path().to_owned(), kind: Kind::V2 { seen } })
+    Ok(OomWatch { fd, path: dir.path().to_owned(), kind: Kind::V2 { seen, ended: false } })
 }
 
 impl OomWatch {
-    /// What has happened, after the descriptor became readable.
+    /// What has happened. To be called until it says [`OomEvent::Nothing`], and again whenever the
+    /// descriptor became readable.
     ///
     /// # Errors
     /// The system's.
     pub fn read(&mut self) -> Result<OomEvent> {
         let mut buffer = [0_u8; 4096];
         let got = rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut buffer));
-        match got {
-            Err(Errno::AGAIN) => return Ok(OomEvent::Nothing),
-            other => other.doing_on("watch for out-of-memory in cgroup", || self.path.as_str())?,
+        let is_new = match got {
+            Err(Errno::AGAIN) => false,
+            other => other.doing_on("watch for out-of-memory in cgroup", || self.path.as_str())? > 0,
         };
-        let dir = Dir::new(self.path.clone());
+        // The removal of the cgroup wakes the eventfd too, and does not wake inotify.
+        if rustix::fs::stat(&self.path).is_err() {
+            return Ok(OomEvent::Gone);
+        }
         match &mut self.kind {
-            // The removal of the cgroup wakes the eventfd too.
-            Kind::V1 => match rustix::fs::stat(&self.path) {
-                Ok(_) => Ok(OomEvent::Oom),
-                Err(_) => Ok(OomEvent::Gone),
-            },
-            Kind::V2 { seen } => {
+            Kind::V1 => Ok(if is_new { OomEvent::Oom } else { OomEvent::Nothing }),
+            Kind::V2 { seen, ended } => {
+                let dir = Dir::new(self.path.clone());
                 let Ok(count) = dir.keyed("memory.events", "oom") else { return Ok(OomEvent::Gone) };
                 let count = count.unwrap_or(0);
-                let is_new = count > *seen;
-                *seen = count;
-                if is_new {
+                // A cgroup may be empty in the beginning; that it has become so is an event.
+                *ended |= is_new && dir.keyed("cgroup.events", "populated").ok().flatten() == Some(0);
+                if count > *seen {
+                    *seen = count;
                     return Ok(OomEvent::Oom);
                 }
-                let is_empty = dir.keyed("cgroup.events", "populated").ok().flatten() == Some(0);
-                Ok(if is_empty { OomEvent::Gone } else { OomEvent::Nothing })
+                Ok(if *ended { OomEvent::Gone } else { OomEvent::Nothing })
             }
         }
     }

@@ -33,7 +33,7 @@ pub(super) fn signal_all(dir: &Dir, signal: i32) -> Result<bool> {
             if listed.binary_search(pid).is_err() {
                 continue;
             }
-            match crate::sys::cgroup::pidfd_send_signal(fd.as_fd(), signal) {
+            match crate::sys::pidfd::send_signal(fd.as_fd(), signal) {
                 Ok(()) | Err(nix::errno::Errno::ESRCH) => done.push(*pid),
                 Err(errno) => return Err(errno).doing_on("signal process", || pid.to_string()),
             }

@@ -7,7 +7,7 @@ use super::devices::{Exceptions, Policy};
 use super::dir::{Dir, write_once};
 use super::layout::Mount;
 use super::limits::Mode;
-use super::node::{Made, Node, pids_below};
+use super::node::{Made, Node, pids_below, refuse_occupied};
 use super::place::Place;
 use super::write::{self, Write};
 use super::{CgroupMount, NodeRecord, Placement, limits, limits_v1, place};
@@ -96,16 +96,23 @@ impl Hierarchies {
         self.with(controller).map(|node| &node.dir)
     }
 
+    /// The directory that is made first.
+    pub(super) fn first(&self) -> Option<&Dir> {
+        self.list.first().map(|h| &h.node.dir)
+    }
+
     /// The directory on the cgroup2 mount of a hybrid host.
     pub(super) fn unified_dir(&self) -> Option<&Dir> {
         self.unified.as_ref().map(|node| &node.dir)
     }
 
     pub(super) fn create(&mut self) -> Result<()> {
-        let mut made = 0;
+        // A bit for each hierarchy in which the cgroup is new.
+        let mut made = 0_u64;
         let result = self.make_all(&mut made);
         if result.is_err() {
-            self.list.iter().take(made).for_each(|h| h.node.unmake());
+            let is_new = |index: &usize| made & (1 << index) != 0;
+            (0..self.list.len()).filter(is_new).for_each(|index| self.list[index].node.unmake());
         }
         result
     }
@@ -115,9 +122,9 @@ impl Hierarchies {
     pub(super) fn create_around(&mut self, pid: i32) -> Result<()> {
         for hierarchy in &mut self.list {
             let node = &mut hierarchy.node;
-            node.make().doing_on("create cgroup", || node.dir.path())?;
+            let made = node.make().doing_on("create cgroup", || node.dir.path())?;
             if hierarchy.controllers.has(Controller::Cpuset) {
-                inherit_cpuset(node)?;
+                inherit_cpuset(node, made == Made::Fresh)?;
             }
             let pid = pid.to_string();
             node.dir.write("cgroup.procs", &pid).doing_on("enter cgroup", || node.dir.path())?;
@@ -129,38 +136,32 @@ impl Hierarchies {
         Ok(())
     }
 
-    fn make_all(&mut self, made: &mut usize) -> Result<()> {
-        let mut dropped = false;
-        for hierarchy in &mut self.list {
-            let node = &mut hierarchy.node;
-            match node.make() {
-                Ok(Made::Fresh) => {}
+    fn make_all(&mut self, made: &mut u64) -> Result<()> {
+        let mut index = 0;
+        while let Some(hierarchy) = self.list.get_mut(index) {
+            match hierarchy.node.make() {
+                Ok(Made::Fresh) => *made |= 1 << index,
                 Ok(Made::Found) => {
-                    node.refuse_occupied()?;
+                    let dir = &hierarchy.node.dir;
+                    refuse_occupied(dir, &pids_below(dir)?)?;
                     refuse_frozen(hierarchy)?;
                 }
                 Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if self.forgiving => {
-                    hierarchy.name.clear();
-                    dropped = true;
+                    self.list.remove(index);
                     continue;
                 }
                 Err(errno) => return Err(errno).doing_on("create cgroup", || hierarchy.node.dir.path()),
             }
-            if !dropped {
-                *made += 1;
-            }
             if hierarchy.controllers.has(Controller::Cpuset) {
-                inherit_cpuset(&hierarchy.node)?;
+                inherit_cpuset(&hierarchy.node, *made & (1 << index) != 0)?;
             }
-        }
-        if dropped {
-            self.list.retain(|h| !h.name.is_empty());
+            index += 1;
         }
         // Its advantages are not worth a failure.
         if let Some(node) = &mut self.unified {
             match node.make() {
                 Ok(Made::Fresh) => {}
-                Ok(Made::Found) => node.refuse_occupied()?,
+                Ok(Made::Found) => refuse_occupied(&node.dir, &pids_below(&node.dir)?)?,
                 Err(_) => self.unified = None,
             }
         }
@@ -182,6 +183,7 @@ impl Hierarchies {
     /// Changes limits of a cgroup in use and does what is to be done `then`; all or nothing.
     pub(super) fn update(&self, resources: &Resources, then: impl FnOnce() -> Result<()>) -> Result<()> {
         let writes = self.plan_writes(resources, Mode::Update)?;
+        self.refuse_below_use(resources)?;
         // What cannot be expressed is found out before anything is written.
         let policy = Policy::of_update(&resources.devices)?;
         let target = policy.map(|policy| Exceptions::of(&policy)).transpose()?;
@@ -189,6 +191,15 @@ impl Hierarchies {
             Some(target) => self.change_devices(target, then),
             None => then(),
         })
+    }
+
+    /// `checkBeforeUpdate`: otherwise the kernel reclaims and swaps before it refuses.
+    fn refuse_below_use(&self, resources: &Resources) -> Result<()> {
+        let limit = limits::to_check_before_update(resources);
+        match (limit, self.dir(Controller::Memory)) {
+            (Some(limit), Some(dir)) => limits::refuse_below_use(limit, dir, "memory.usage_in_bytes"),
+            _ => Ok(()),
+        }
     }
 
     fn plan_writes(&self, resources: &Resources, mode: Mode) -> Result<Vec<Write>> {
@@ -200,7 +211,7 @@ impl Hierarchies {
         self.dir(Controller::Devices).ok_or_else(|| {
             Error::new(Class::Unsupported, "set device rules")
                 .on("linux.resources.devices")
-                .because("no devices hierarchy is mounted for this container")
+                .because("the container has no cgroup with the devices controller")
         })
     }
 
@@ -316,7 +327,7 @@ impl Hierarchies {
     fn freezer(&self) -> Result<&Dir> {
         self.dir(Controller::Freezer).ok_or_else(|| {
             Error::new(Class::Unsupported, "freeze the container")
-                .because("no freezer hierarchy is mounted for this container")
+                .because("the container has no cgroup with the freezer controller")
         })
     }
 
@@ -331,8 +342,8 @@ impl Hierarchies {
             return Ok(());
         }
         if !super::signal::signal_all(&main.dir, signal)? && is_kill {
-            // They fork faster than they are killed.
-            self.freeze()?;
+            // They fork faster than they are killed. Without a freezer a second try is all there is.
+            let _ = self.freeze();
             super::signal::signal_all(&main.dir, signal)?;
         }
         // What is frozen dies only when it is thawed.
@@ -380,8 +391,9 @@ impl Hierarchies {
 }
 
 /// cpusets are born empty, and nothing may enter an empty one: takes over what the parent has,
-/// from the highest cgroup that was made for the container downwards.
-fn inherit_cpuset(node: &Node) -> Result<()> {
+/// from the highest cgroup that was made for the container downwards. One that was there before
+/// keeps what it has.
+fn inherit_cpuset(node: &Node, is_new: bool) -> Result<()> {
     for directory in node.own_directories() {
         let parent = directory.rsplit_once('/').map_or("/", |(parent, _)| parent);
         let parent = Dir::new(parent.to_owned());
@@ -393,6 +405,9 @@ fn inherit_cpuset(node: &Node) -> Result<()> {
             &whole
         };
         for file in ["cpuset.cpus", "cpuset.mems"] {
+            if !is_new && dir.read(file).is_ok_and(|list| !list.trim_end().is_empty()) {
+                continue;
+            }
             let inherited = parent.read(file).doing_on("read", || format!("{}/{file}", parent.path()))?;
             let inherited = inherited.trim_end();
             if inherited.is_empty() {
@@ -400,12 +415,7 @@ fn inherit_cpuset(node: &Node) -> Result<()> {
                     .on(directory)
                     .because(format!("{}/{file} is empty, so no process could enter", parent.path())));
             }
-            match dir.write(file, inherited) {
-                Ok(()) => {}
-                // One that was there before may have less, and children that hold it.
-                Err(Errno::BUSY) => {}
-                Err(errno) => return Err(errno).doing_on("write", || format!("{directory}/{file}")),
-            }
+            dir.write(file, inherited).doing_on("write", || format!("{directory}/{file}"))?;
         }
     }
     Ok(())

@@ -1,12 +1,12 @@
 //! cgroup v2: one directory, with the controllers enabled down the path.
 
-use super::controller::Set;
+use super::controller::{Controller, Set};
 use super::devices::Policy;
 use super::dir::Dir;
 use super::layout::Mount;
 use super::limits::Mode;
 use super::limits_v2::{self, Current};
-use super::node::{Made, Node, pids_below, wait_for_change};
+use super::node::{Made, Node, pids_below, refuse_occupied, wait_for_change};
 use super::place::Place;
 use super::write::{self, Write};
 use super::{CgroupMount, NodeRecord, Placement, device_program, limits, place};
@@ -15,6 +15,7 @@ use crate::spec::{DeviceRule, Resources};
 use rustix::fd::AsFd;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// How long freezing may take while processes are in the middle of something.
@@ -28,13 +29,20 @@ pub struct Unified {
     forgiving: bool,
     /// There is none, for that reason.
     absent: bool,
+    /// It has a controller that threaded cgroups cannot have.
+    is_domain: Cell<bool>,
 }
 
 impl Unified {
     pub(super) fn plan(mount: &Mount, place: &Place, own: &str, forgiving: bool) -> Unified {
         // The runtime's own cgroup has processes in it, so it cannot have controllers enabled for
         // children: the container goes beside it.
-        Unified { node: Node::plan(mount, place, own, 1), forgiving, absent: false }
+        Unified {
+            node: Node::plan(mount, place, own, 1),
+            forgiving,
+            absent: false,
+            is_domain: Cell::new(false),
+        }
     }
 
     pub(super) fn record(&self) -> Vec<NodeRecord> {
@@ -44,12 +52,17 @@ impl Unified {
     pub(super) fn from_record(records: &[NodeRecord]) -> Unified {
         let node =
             records.first().map_or_else(|| Node::new(String::new(), String::new(), 0), NodeRecord::node);
-        Unified { node, forgiving: false, absent: records.is_empty() }
+        Unified { node, forgiving: false, absent: records.is_empty(), is_domain: Cell::new(false) }
     }
 
     /// One that systemd has made.
     pub(super) fn existing(mount: String, path: String) -> Unified {
-        Unified { node: Node::new(mount, path, 0), forgiving: false, absent: false }
+        Unified {
+            node: Node::new(mount, path, 0),
+            forgiving: false,
+            absent: false,
+            is_domain: Cell::new(false),
+        }
     }
 
     pub(super) fn dir(&self) -> Option<&Dir> {
@@ -60,7 +73,7 @@ impl Unified {
         match self.node.make() {
             Ok(Made::Fresh) => {}
             Ok(Made::Found) => {
-                self.node.refuse_occupied()?;
+                refuse_occupied(&self.node.dir, &pids_below(&self.node.dir)?)?;
                 self.refuse_frozen()?;
             }
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if self.forgiving => {
@@ -94,6 +107,7 @@ impl Unified {
     fn enable(&self, wanted: Set) -> Result<()> {
         let path = || self.node.dir.path();
         let have = controllers(&self.node.dir).doing_on("read the controllers of cgroup", path)?;
+        self.is_domain.set(have.has(Controller::Memory));
         if wanted.without(have).is_empty() {
             return Ok(());
         }
@@ -135,6 +149,7 @@ impl Unified {
             return self.refuse_without_cgroup(&writes);
         }
         self.enable_for(&writes)?;
+        write::refuse_foreign_cpusets(&writes, &self.node.dir)?;
         write::apply(&writes, &|_| Some(&self.node.dir))?;
         match program {
             Some(program) => device_program::install(&self.node.dir, &program, Mode::Create, rootless),
@@ -154,6 +169,7 @@ impl Unified {
         limits_v2::fill_quota(&mut writes, || dir.read("cpu.max").ok());
         let program = Policy::of_update(&resources.devices)?.map(|policy| device_program::of_policy(&policy));
         self.enable_for(&writes)?;
+        write::refuse_foreign_cpusets(&writes, &self.node.dir)?;
         write::apply_or_restore(&writes, &|_| Some(dir), || {
             then()?;
             // Last, because it changes at once or not at all.
@@ -204,29 +220,20 @@ impl Unified {
             let limit = dir.number("memory.max").doing_on("read the memory limit of", || dir.path())?;
             current.memory_limit = i64::try_from(limit).ok();
         }
-        if memory.check_before_update == Some(true) {
-            self.refuse_below_use(limits::set(memory.limit))?;
+        // Otherwise the kernel would kill processes until the limit holds.
+        if let Some(limit) = limits::to_check_before_update(resources) {
+            limits::refuse_below_use(limit, dir, "memory.current")?;
         }
         Ok(current)
-    }
-
-    /// `checkBeforeUpdate`: cgroup v2 would kill processes until the limit holds.
-    fn refuse_below_use(&self, limit: Option<i64>) -> Result<()> {
-        let dir = &self.node.dir;
-        let Some(limit) = limit.and_then(|limit| u64::try_from(limit).ok()) else { return Ok(()) };
-        let used = dir.number("memory.current").doing_on("read the memory use of", || dir.path())?;
-        if used <= limit {
-            return Ok(());
-        }
-        Err(Error::config(
-            format!("linux.resources.memory.limit {limit}"),
-            format!("is below the current use of {used} bytes, and checkBeforeUpdate is set"),
-        ))
     }
 
     pub(super) fn placement(&self) -> Result<Placement> {
         if self.absent {
             return Ok(Placement::None);
+        }
+        if self.is_domain.get() {
+            let fd = self.node.dir.reopen().doing_on("open cgroup", || self.node.dir.path())?;
+            return Ok(Placement::IntoCgroup(fd));
         }
         place_into(&self.node.dir)
     }
@@ -349,8 +356,6 @@ impl Unified {
 /// How a process gets into a cgroup: by clone3, or, where that is a threaded one, which clone3
 /// refuses, by a write of its own.
 fn place_into(dir: &Dir) -> Result<Placement> {
-    // A cgroup without domain controllers may be threaded; the usual one has the memory controller
-    // and cannot be.
     let fd = dir.reopen().doing_on("open cgroup", || dir.path())?;
     if dir.read("cgroup.type").is_ok_and(|kind| kind.trim_end() == "threaded") {
         let procs = dir.open("cgroup.procs", OFlags::WRONLY).doing_on("enter cgroup", || dir.path())?;
@@ -382,7 +387,6 @@ fn enable_at(level: &Dir, wanted: Set) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::controller::Controller;
     use super::*;
 
     #[test]

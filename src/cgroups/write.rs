@@ -239,7 +239,7 @@ fn explain(write: &Write, dir: Option<&Dir>, errno: Errno) -> Error {
         let name = write.controller.map_or("cgroup v2", Controller::name);
         return base
             .class(Class::Unsupported)
-            .because(format!("no {name} hierarchy is mounted for this container"));
+            .because(format!("the container has no cgroup with the {name} controller"));
     };
     match errno {
         Errno::NOENT if !is_enabled(write, dir) => {
@@ -257,6 +257,8 @@ fn explain(write: &Write, dir: Option<&Dir>, errno: Errno) -> Error {
             base.because(format!("is below the current use of {usage} bytes, which could not be reclaimed"))
                 .errno(kernel)
         }
+        // cgroup v1's answer to a cpuset beyond the parent's.
+        Errno::ACCESS if write.controller == Some(Controller::Cpuset) => base.because(available(write, dir)),
         Errno::INVAL | Errno::RANGE | Errno::NODEV | Errno::NXIO | Errno::OPNOTSUPP | Errno::NOSPC => {
             let why = match (write.controller, write.range) {
                 (Some(Controller::Cpuset), _) => available(write, dir),
@@ -282,15 +284,53 @@ fn is_enabled(write: &Write, dir: &Dir) -> bool {
 /// What a cpuset may consist of.
 fn available(write: &Write, dir: &Dir) -> String {
     let what = if write.file.ends_with("cpus") { "cpus" } else { "mems" };
-    let parent = Dir::new(dir.path().rsplit_once('/').map_or("/", |(parent, _)| parent).to_owned());
-    let list = parent
-        .read(&format!("cpuset.{what}.effective"))
-        .or_else(|_| parent.read(&format!("cpuset.effective_{what}")))
-        .or_else(|_| parent.read(&format!("cpuset.{what}")));
-    match list {
+    match parents_cpuset(dir, what) {
         Ok(list) => format!("only {what} {} are available to this cgroup", list.trim_end()),
         Err(_) => format!("not all of these {what} are available to this cgroup"),
     }
+}
+
+/// The CPUs (`cpus`) or memory nodes (`mems`) that the parent cgroup has.
+fn parents_cpuset(dir: &Dir, what: &str) -> rustix::io::Result<String> {
+    let parent = Dir::new(dir.path().rsplit_once('/').map_or("/", |(parent, _)| parent).to_owned());
+    parent
+        .read(&format!("cpuset.{what}.effective"))
+        .or_else(|_| parent.read(&format!("cpuset.effective_{what}")))
+        .or_else(|_| parent.read(&format!("cpuset.{what}")))
+}
+
+/// Refuses cpusets with CPUs or nodes that the parent has not. cgroup v2 would take them, and give
+/// the processes all that the parent has.
+pub(super) fn refuse_foreign_cpusets(writes: &[Write], dir: &Dir) -> Result<()> {
+    for write in writes {
+        let Some(what) = write.file.strip_prefix("cpuset.").filter(|what| matches!(*what, "cpus" | "mems"))
+        else {
+            continue;
+        };
+        // Where it cannot be read, the write itself will say why.
+        let Ok(have) = parents_cpuset(dir, what) else { continue };
+        if !is_part(&write.value, &have) {
+            return Err(explain(write, Some(dir), Errno::RANGE));
+        }
+    }
+    Ok(())
+}
+
+/// Whether every number of one list (`0-3,7`) is in the other. Lists with strides are left to the
+/// kernel.
+fn is_part(list: &str, of: &str) -> bool {
+    let ranges = |text: &str| -> Option<Vec<(u32, u32)>> {
+        let parts = text.trim().split(',').filter(|part| !part.is_empty());
+        parts
+            .map(|part| {
+                let (low, high) = part.split_once('-').unwrap_or((part, part));
+                Some((low.parse().ok()?, high.parse().ok()?))
+            })
+            .collect()
+    };
+    let (Some(list), Some(of)) = (ranges(list), ranges(of)) else { return true };
+    // The kernel prints ranges joined, so each wanted one lies within one that is there.
+    list.iter().all(|(low, high)| of.iter().any(|(from, to)| from <= low && high <= to))
 }
 
 #[cfg(test)]
@@ -347,9 +387,27 @@ mod tests {
     }
 
     #[test]
+    fn lists_within_lists() {
+        for (list, of, expected) in [
+            ("0", "0-1\n", true),
+            ("0-1", "0-1", true),
+            ("0,2", "0-1", false),
+            ("1-2", "0-1,3", false),
+            ("3,0", "0-1,3", true),
+            ("", "0", true),
+            ("0-7:2", "0", true),
+        ] {
+            assert_eq!(is_part(list, of), expected, "{list} of {of}");
+        }
+    }
+
+    #[test]
     fn no_hierarchy_is_no_bare_enoent() {
         let writes = [Write::new(Controller::Memory, "linux.resources.memory.limit", "f", "1")];
         let error = apply(&writes, &|_| None).unwrap_err().to_string();
-        assert!(error.contains("linux.resources.memory.limit 1: no memory hierarchy"), "{error}");
+        assert!(
+            error.contains("linux.resources.memory.limit 1: the container has no cgroup with the memory"),
+            "{error}"
+        );
     }
 }

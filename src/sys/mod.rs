@@ -7,7 +7,6 @@
 
 pub mod alloc;
 pub mod bpf;
-pub mod cgroup;
 pub mod clone;
 pub mod cred;
 pub mod fd;

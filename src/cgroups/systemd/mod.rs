@@ -52,13 +52,22 @@ impl Unit {
     pub(super) fn plan(cgroups_path: Option<&str>, id: &str, rootless: bool) -> Result<Unit> {
         let place = UnitPlace::read(cgroups_path, id, rootless)?;
         let inner = match Layout::of_host(false)? {
+            Layout::V1(_) if rootless => {
+                return Err(Error::new(Class::Unsupported, "plan the container's cgroup")
+                    .on(place.unit)
+                    .because("on cgroup v1 a user's systemd has no controllers")
+                    .hint("use cgroup v2, or --cgroup-manager cgroupfs or disabled"));
+            }
             Layout::V1(mounts) => {
                 Manager::V1(v1::Hierarchies::plan(&mounts, &Place::FromRoot(place.directory()), "", false))
             }
-            // Where the user's systemd has its own root is known once it has made the unit.
-            Layout::V2(_) if rootless => Manager::V2(v2::Unified::from_record(&[])),
-            Layout::V2(mount) => Manager::V2(v2::Unified::existing(mount.at, place.directory())),
+            // Where the user's systemd really has its own root is known once it has made the unit.
+            Layout::V2(mount) => {
+                let root = if rootless { usual_root_of_user() } else { String::new() };
+                Manager::V2(v2::Unified::existing(mount.at, root + &place.directory()))
+            }
         };
+        inner.refuse_occupied()?;
         Ok(Unit { place, user: rootless, subgroup: None, inner: Box::new(inner), started: false })
     }
 
@@ -234,19 +243,21 @@ impl Unit {
 
     /// Stops the unit, which ends what is still in it, and removes what systemd has not made.
     pub(super) fn destroy(&mut self) -> Result<()> {
-        if self.started {
-            let mut connection = Connection::open(self.user)?;
-            let mut body = Writer::default();
-            body.text(&self.place.unit);
-            body.text("replace");
-            match connection.call(&MANAGER, "StopUnit", "ss", &body) {
-                // However the job ended: what is left over is found out by removing it.
-                Ok(job) => drop(connection.wait_for(&job)?),
-                Err(CallError::Refused(name, _)) if name.ends_with(".NoSuchUnit") => {}
-                Err(error) => return Err(self.refused("stop the unit", error)),
-            }
-            self.reset(&mut connection);
+        // A unit of that name that this command could not start is a stranger's.
+        if !self.started {
+            return Ok(());
         }
+        let mut connection = Connection::open(self.user)?;
+        let mut body = Writer::default();
+        body.text(&self.place.unit);
+        body.text("replace");
+        match connection.call(&MANAGER, "StopUnit", "ss", &body) {
+            // However the job ended: what is left over is found out by removing it.
+            Ok(job) => drop(connection.wait_for(&job)?),
+            Err(CallError::Refused(name, _)) if name.ends_with(".NoSuchUnit") => {}
+            Err(error) => return Err(self.refused("stop the unit", error)),
+        }
+        self.reset(&mut connection);
         self.inner.destroy()
     }
 
@@ -256,6 +267,15 @@ impl Unit {
         body.text(&self.place.unit);
         let _ = connection.call(&MANAGER, "ResetFailedUnit", "s", &body);
     }
+}
+
+/// Where the user's systemd usually has its root; the user is the one of `XDG_RUNTIME_DIR`, because
+/// in a user namespace the own uid says nothing.
+fn usual_root_of_user() -> String {
+    let directory = std::env::var("XDG_RUNTIME_DIR").unwrap_or_default();
+    let uid =
+        directory.rsplit('/').next().filter(|uid| !uid.is_empty() && uid.bytes().all(|b| b.is_ascii_digit()));
+    uid.map(|uid| format!("/user.slice/user-{uid}.slice/user@{uid}.service")).unwrap_or_default()
 }
 
 /// Takes out the property that systemd says it does not know; whether there was one. An older
