@@ -84,6 +84,7 @@ pub struct Created {
 /// # Errors
 /// Whatever is wrong with the bundle, the host or the caller's rights. Nothing is left behind.
 pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Result<Created> {
+    context.store.check_free(&request.id)?;
     let console = connect_console(request)?;
     let planned = Planned::new(context, request, &console, started_by)?;
     let recorded = planned.record(context, request)?;

@@ -62,13 +62,24 @@ impl Store {
             made => made,
         }
         .map_err(|errno| match errno {
-            Errno::EEXIST => Error::new(Class::ContainerExists, "container with given ID already exists")
-                .on(id)
-                .hint("`dhow delete` removes a stopped one"),
+            Errno::EEXIST => taken(id),
             _ => Error::system("make the state directory", errno).on(path.display().to_string()),
         })?;
         // Until the lock is held, a `delete --force` may take the new directory for an abandoned one.
         Locked::acquire(&path, id)
+    }
+
+    /// Looks whether an id is free, before anything else is looked at: the container that has it
+    /// is the better explanation of what else is taken. [`Store::create`] decides.
+    ///
+    /// # Errors
+    /// [`Class::ContainerExists`], [`Class::Usage`].
+    pub fn check_free(&self, id: &str) -> Result<()> {
+        check_id(id)?;
+        match rustix::fs::access(self.directory(id), rustix::fs::Access::EXISTS) {
+            Ok(()) => Err(taken(id)),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Locks a container that exists.
@@ -246,6 +257,12 @@ pub fn check_id(id: &str) -> Result<()> {
 /// The error for a container that is not there, in the words that engines look for.
 pub fn no_container(id: &str) -> Error {
     Error::new(Class::NoContainer, format!("container {id:?} does not exist"))
+}
+
+fn taken(id: &str) -> Error {
+    Error::new(Class::ContainerExists, "container with given ID already exists")
+        .on(id)
+        .hint("`dhow delete` removes a stopped one")
 }
 
 fn missing(id: &str, path: &Path, errno: Errno) -> Error {
