@@ -56,9 +56,9 @@ integration: ## the binary on the real kernel (bin/dhow must be there)
 	$(STATIC_CARGO) test --locked --package dhow-integration --no-run
 	$(call say,integration tests: cgroup v2 only)
 	if grep -q ' - cgroup ' /proc/self/mountinfo; then \
-	    DHOW_TARGET=$(TARGET) integration/layout.sh v2 .ci/cargo test --locked --package dhow-integration; fi
+	    DHOW_TARGET=$(TARGET) integration/layout.sh v2 .ci/cargo test --locked --package dhow-integration --no-fail-fast; fi
 	$(call say,integration tests)
-	$(STATIC_CARGO) test --locked --package dhow-integration
+	$(STATIC_CARGO) test --locked --package dhow-integration --no-fail-fast
 
 demo: build ## a container's whole life, shown step by step
 	@.ci/need busybox:busybox-static

@@ -12,9 +12,11 @@ pub struct Jail {
 }
 
 impl Jail {
-    /// Makes one with the layout `v1`, `v2` or `hybrid`.
+    /// Makes one with the layout `v1`, `v2` or `hybrid`; `v2` where the machine has no other.
     #[track_caller]
     pub fn new(layout: &str) -> Self {
+        let only_v2 = crate::cgroup::hierarchies().iter().all(|h| h.v2);
+        let layout = if only_v2 { "v2" } else { layout };
         let holder = Command::new(workspace().join("integration/layout.sh"))
             // Ready when it has become sleep: all mounts are done then.
             .args([layout, "sleep", "1000000"])
