@@ -34,7 +34,7 @@ fn main() {
 }
 
 fn carry_out(parsed: &Parsed) -> i32 {
-    parsed.set_up_log().and_then(|()| parsed.run()).unwrap_or_else(|error| {
+    parsed.set_up_log().and_then(|()| parsed.protect()).and_then(|()| parsed.run()).unwrap_or_else(|error| {
         log::error(&error.to_string());
         cli::exit_code(parsed.command)
     })

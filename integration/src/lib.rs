@@ -13,6 +13,7 @@ pub mod cgroup;
 pub mod command;
 pub mod config;
 pub mod console;
+pub mod engine;
 pub mod leaks;
 pub mod machine;
 pub mod scene;

@@ -62,6 +62,11 @@ impl Scene {
         &self.dir
     }
 
+    /// The payload program of this scene, on the host.
+    pub fn payload_program(&self) -> &Path {
+        &self.marks.payload
+    }
+
     /// What `--root` is set to.
     pub fn state_dir(&self) -> &Path {
         &self.marks.state

@@ -12,6 +12,7 @@ mod parse;
 mod pause;
 mod ps;
 mod run;
+mod seccomp;
 mod spec;
 mod start;
 mod state;
@@ -21,9 +22,10 @@ pub use parse::Parsed;
 pub use table::{Args, Command};
 
 use crate::cgroups::Driver;
-use crate::error::{Class, Error, Result};
+use crate::error::{Class, Context as _, Error, Result};
 use crate::log::{self, Format, Level, Sink};
 use crate::runtime::Context;
+use crate::sys::selfexe;
 use clap::error::ErrorKind;
 use nix::unistd::geteuid;
 use std::path::PathBuf;
@@ -65,6 +67,7 @@ const COMMANDS: &[Command] = &[
     list::COMMAND,
     spec::COMMAND,
     features::COMMAND,
+    seccomp::COMMAND,
 ];
 
 /// What `--version` prints. go-runc looks for a first line that begins with `runc version`, docker
@@ -142,6 +145,18 @@ impl Parsed {
         };
         log::init(Sink { file, format, level });
         Ok(())
+    }
+
+    /// Before a command that enters a container: makes sure that the container cannot get at the
+    /// runtime's binary.
+    ///
+    /// # Errors
+    /// When the binary cannot be protected.
+    pub fn protect(&self) -> Result<()> {
+        match self.command.enters {
+            true => selfexe::protect().doing("protect dhow's own binary"),
+            false => Ok(()),
+        }
     }
 
     /// Carries the command out; the answer is the exit code.

@@ -93,8 +93,9 @@ impl Sets {
         Ok(())
     }
 
-    fn set(self) -> Result<()> {
-        cred::capset(self.effective, self.permitted, self.inheritable).map_err(|errno| {
+    /// `kept` stays until execve(2), which takes it.
+    fn set(self, kept: CapBits) -> Result<()> {
+        cred::capset(self.effective | kept, self.permitted | kept, self.inheritable).map_err(|errno| {
             let error = Error::system("set capabilities", errno).on("process.capabilities");
             match missing(self.permitted | self.inheritable) {
                 Some(names) if errno == Errno::EPERM => {
@@ -120,6 +121,11 @@ impl Sets {
         }
         Ok(())
     }
+}
+
+/// A capability, if this process is permitted to have it.
+fn held(capability: Capability) -> CapBits {
+    cred::capget().map_or(0, |(_, permitted, _)| permitted & capability.bitmask())
 }
 
 /// Which of these capabilities this process does not have.
@@ -183,22 +189,22 @@ pub struct Identity<'a> {
     pub in_user_namespace: bool,
     /// Whether the supplementary groups of the caller stay (`run.oci.keep_original_groups`).
     pub keep_groups: bool,
+    /// Whether a seccomp filter is still to be installed.
+    pub awaits_filter: bool,
 }
 
 /// Turns this process into the user that the payload runs as: limits, bounding set, groups, ids,
 /// working directory, capabilities, umask, in the order in which each is still allowed.
 ///
-/// `load_filter` installs a seccomp filter; it runs before the capabilities go when
-/// `noNewPrivileges` is off, because seccomp(2) then asks for CAP_SYS_ADMIN.
+/// A filter that is still to come needs CAP_SYS_ADMIN when `noNewPrivileges` is off: it then stays in
+/// the permitted and effective sets. execve(2) computes these anew from the bounding, inheritable and
+/// ambient sets, which it is not kept in, so that the payload does not have it.
 ///
 /// # Errors
 /// The first step that fails, named.
-pub fn apply(identity: &Identity<'_>, load_filter: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+pub fn apply(identity: &Identity<'_>) -> Result<()> {
     let process = identity.process;
     set_rlimits(&process.rlimits)?;
-    if !process.no_new_privileges {
-        load_filter()?;
-    }
     identity.sets.drop_bounding()?;
     let uid = process.user.uid;
     // Without this, a change from root to another user would clear all sets; with it the
@@ -213,7 +219,11 @@ pub fn apply(identity: &Identity<'_>, load_filter: &mut dyn FnMut() -> Result<()
     if keeps {
         nix::sys::prctl::set_keepcaps(false).doing("keep capabilities over the change of user")?;
     }
-    identity.sets.set()?;
+    let kept = match identity.awaits_filter && !process.no_new_privileges {
+        true => held(Capability::CAP_SYS_ADMIN),
+        false => 0,
+    };
+    identity.sets.set(kept)?;
     // A directory that only the user may enter (NFS without root) is tried again as that user.
     match in_root_time {
         Err(Errno::EACCES) => enter_cwd(&process.cwd),

@@ -3,10 +3,11 @@
 use super::credentials::{self, Identity, Sets};
 use super::init::{Payload, become_root, enter_cgroup, proc_of_container};
 use super::protocol::{Channel, Message};
-use super::stdio;
 use super::terminal::Terminal;
+use super::{filter, stdio};
 use crate::error::{Context, Error, Result};
 use crate::namespaces::flag;
+use crate::seccomp::Program;
 use crate::spec::{NamespaceKind, Process};
 use crate::sys::path::Root;
 use crate::sys::prctl;
@@ -35,6 +36,8 @@ pub struct Exec<'a> {
     pub new_keyring: bool,
     /// How many fds after standard error it is to have.
     pub preserved_fds: u32,
+    /// The seccomp filter.
+    pub filter: Option<&'a Program>,
 }
 
 /// The flags of setns(2) for the namespaces of a container.
@@ -90,9 +93,11 @@ pub fn become_payload(exec: &Exec<'_>, channel: &Channel) -> Result<Infallible> 
         sets: exec.capabilities,
         in_user_namespace: exec.in_user_namespace,
         keep_groups: false,
+        awaits_filter: exec.filter.is_some(),
     };
-    credentials::apply(&identity, &mut || Ok(()))?;
+    credentials::apply(&identity)?;
     let payload = Payload::prepare(exec.process)?;
+    let filter = filter::hand_over(exec.filter, channel)?;
     prctl::die_with_parent(false).doing("outlive the parent")?;
-    payload.exec(exec.preserved_fds)
+    payload.exec(exec.preserved_fds, filter)
 }

@@ -6,10 +6,11 @@
 use super::credentials::{self, Identity, Sets};
 use super::protocol::{Channel, Message, out_of_turn};
 use super::terminal::Terminal;
-use super::{hooks, lookup, preflight, stdio};
+use super::{filter, hooks, lookup, preflight, stdio};
 use crate::error::{Class, Context, Error, Result};
 use crate::namespaces::{self, Plan as NamespacePlan};
 use crate::rootfs::{Building, CgroupView, Entered, Pivot, Plan as RootfsPlan};
+use crate::seccomp::Program;
 use crate::spec::{HookPoint, NamespaceKind, Process, Spec, State, sysctl_path};
 use crate::sys::procfs::Proc;
 use crate::sys::{cred, fd, net, prctl, signal, socket};
@@ -47,6 +48,8 @@ pub struct Init<'a> {
     pub new_keyring: bool,
     /// How many fds after standard error the payload is to have.
     pub preserved_fds: u32,
+    /// The seccomp filter.
+    pub filter: Option<&'a Program>,
     /// Who says when to start: the parent itself (`run`), or whoever connects to this socket.
     pub listener: Option<OwnedFd>,
 }
@@ -60,8 +63,9 @@ pub fn become_payload(init: Init<'_>, channel: &Channel) -> Result<Infallible> {
     init.begin_session()?;
     let (mut entered, console) = init.build_rootfs(channel)?;
     init.finish_rootfs(&mut entered)?;
-    let filter = init.become_user(&mut entered, channel, console)?;
+    init.become_user(&mut entered, channel, console)?;
     let payload = Payload::prepare(init.process)?;
+    let filter = filter::hand_over(init.filter, channel)?;
     let starter = init.await_start(channel)?;
     let starter = starter.as_ref().unwrap_or(channel);
     let outcome = init.run_payload(filter, &payload);
@@ -70,9 +74,6 @@ pub fn become_payload(init: Init<'_>, channel: &Channel) -> Result<Infallible> {
     let _ = starter.send(&Message::Failed(error.clone()));
     Err(error)
 }
-
-/// A step that waits until the last moment: the seccomp filter.
-type Deferred = ();
 
 impl Init<'_> {
     /// Joins and makes namespaces, and enters the cgroup in between.
@@ -175,12 +176,7 @@ impl Init<'_> {
     }
 
     /// Takes the terminal, and becomes the payload's user with the payload's rights.
-    fn become_user(
-        &self,
-        entered: &mut Entered,
-        channel: &Channel,
-        console: Option<Terminal>,
-    ) -> Result<Deferred> {
+    fn become_user(&self, entered: &mut Entered, channel: &Channel, console: Option<Terminal>) -> Result<()> {
         match console {
             Some(terminal) => channel.send(&Message::Console(terminal.install()?))?,
             None => stdio::reopen_null(&entered.root)?,
@@ -191,8 +187,9 @@ impl Init<'_> {
             sets: self.capabilities,
             in_user_namespace: self.in_user_namespace(),
             keep_groups: false,
+            awaits_filter: self.filter.is_some(),
         };
-        credentials::apply(&identity, &mut || Ok(()))
+        credentials::apply(&identity)
     }
 
     /// Says that all is ready and waits for the word to start. Answers the socket over which the
@@ -219,12 +216,12 @@ impl Init<'_> {
         }
     }
 
-    fn run_payload(&self, _filter: Deferred, payload: &Payload) -> Result<Infallible> {
+    fn run_payload(&self, filter: Option<&Program>, payload: &Payload) -> Result<Infallible> {
         let hooks = &self.spec.hooks.start_container;
         if !hooks.is_empty() {
             hooks::run_all(HookPoint::StartContainer, hooks, &self.state("created"))?;
         }
-        payload.exec(self.preserved_fds)
+        payload.exec(self.preserved_fds, filter)
     }
 
     fn in_user_namespace(&self) -> bool {
@@ -323,15 +320,18 @@ impl Payload {
     }
 
     /// Becomes the program. Nothing of dhow's is left: fds are closed, signals are as they were.
+    /// The filter comes last, so that it sees nothing but execve(2).
     ///
     /// # Errors
     /// execve(2)'s, with what it means.
-    pub fn exec(&self, preserved_fds: u32) -> Result<Infallible> {
+    pub fn exec(&self, preserved_fds: u32, filter: Option<&Program>) -> Result<Infallible> {
         signal::reset_for_payload().doing("reset signals")?;
         let first = 3 + i32::try_from(preserved_fds).unwrap_or(i32::MAX - 3);
         fd::cloexec_from(first).doing("close file descriptors")?;
-        nix::unistd::execve(&self.program, &self.arguments, &self.environment)
-            .map_err(|errno| lookup::exec_failed(&self.name, &self.path, errno))
+        filter::install(filter)?;
+        nix::unistd::execve(&self.program, &self.arguments, &self.environment).map_err(|errno| {
+            filter::explain_exec(lookup::exec_failed(&self.name, &self.path, errno), errno, filter)
+        })
     }
 }
 

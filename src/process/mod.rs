@@ -6,6 +6,7 @@
 
 pub mod credentials;
 pub mod exec;
+pub mod filter;
 pub mod hooks;
 pub mod init;
 pub mod lookup;

@@ -5,6 +5,7 @@
 //! a cgroup and a process, [`Created`] is done.
 
 use super::container::{self, Context};
+use super::filter;
 use crate::cgroups::{CgroupMount, Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -14,6 +15,7 @@ use crate::process::init::{self, Init as InitPlan};
 use crate::process::protocol::{Channel, Message, out_of_turn};
 use crate::process::{self, hooks};
 use crate::rootfs::{CgroupView, Hierarchy, Pivot, Plan as RootfsPlan};
+use crate::seccomp::Program;
 use crate::spec::load::Loaded;
 use crate::spec::{self, HookPoint, Hooks, NamespaceKind, Process, Spec, State};
 use crate::state::{Init, Locked, Phase, Record, Undo};
@@ -30,6 +32,9 @@ pub(super) const START_SOCKET: &str = "start.sock";
 /// The copy of config.json, in the container's directory: `exec` needs the process's defaults,
 /// and the bundle may be gone by then.
 pub(super) const CONFIG: &str = "config.json";
+
+/// The compiled seccomp filter, in the container's directory: `exec` installs the same.
+pub(super) const FILTER: &str = "seccomp.bpf";
 
 /// What is asked of `create` and `run`.
 #[derive(Debug, Clone)]
@@ -105,6 +110,7 @@ struct Planned {
     joins: Vec<(NamespaceKind, OwnedFd)>,
     rootfs: RootfsPlan,
     capabilities: Sets,
+    filter: Option<Program>,
     cgroup: std::cell::Cell<Option<Manager>>,
 }
 
@@ -133,10 +139,12 @@ impl Planned {
         rootfs_is_there(&rootfs.rootfs)?;
         let namespaces = namespaces::Plan::new(&config.spec.linux);
         let joins = namespaces.open()?;
+        let filter = filter::compile(&config.spec)?;
         let cgroups_path = config.spec.linux.cgroups_path.as_deref();
         let cgroup = Manager::plan(context.cgroups, cgroups_path, &request.id, context.rootless)?;
         Ok(Planned {
             capabilities: Sets::new(process.capabilities.as_ref()),
+            filter,
             cgroup: std::cell::Cell::new(Some(cgroup)),
             config,
             bundle,
@@ -181,6 +189,9 @@ impl Planned {
         let recorded = Recorded { locked: Some(locked), record, cgroup };
         recorded.locked()?.write(&recorded.record)?;
         recorded.locked()?.write_file(CONFIG, &self.config.text)?;
+        if let Some(filter) = &self.filter {
+            recorded.locked()?.write_file(FILTER, &filter.to_bytes())?;
+        }
         Ok(recorded)
     }
 }
@@ -240,6 +251,7 @@ impl Recorded {
             pivot: request.pivot,
             new_keyring: request.new_keyring,
             preserved_fds: request.preserve_fds,
+            filter: planned.filter.as_ref(),
             listener,
         };
         let flags = planned.namespaces.clone_flags();
@@ -322,6 +334,11 @@ impl Spawned {
                     channel.send(&Message::HooksDone)?;
                 }
                 Message::Console(master) => console = Some(master),
+                Message::Listener(listener) => {
+                    let pid = child.pid.as_raw();
+                    let state = state(planned, &recorded.record.id, pid);
+                    filter::send_listener(planned.spec(), &listener, pid, &state)?;
+                }
                 Message::Ready => return Ok(console),
                 other => return Err(out_of_turn(&other)),
             }
@@ -357,9 +374,10 @@ impl Spawned {
     }
 }
 
-fn run_hooks(planned: &Planned, id: &str, pid: i32) -> Result<()> {
+/// The state of a container in the making.
+fn state<'a>(planned: &'a Planned, id: &'a str, pid: i32) -> State<'a> {
     let spec = planned.spec();
-    let state = State {
+    State {
         oci_version: &spec.oci_version,
         id,
         status: "creating",
@@ -367,7 +385,11 @@ fn run_hooks(planned: &Planned, id: &str, pid: i32) -> Result<()> {
         bundle: planned.bundle(),
         annotations: &spec.annotations,
     }
-    .to_json();
+}
+
+fn run_hooks(planned: &Planned, id: &str, pid: i32) -> Result<()> {
+    let spec = planned.spec();
+    let state = state(planned, id, pid).to_json();
     hooks::run_all(HookPoint::Prestart, &spec.hooks.prestart, &state)?;
     hooks::run_all(HookPoint::CreateRuntime, &spec.hooks.create_runtime, &state)
 }

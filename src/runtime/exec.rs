@@ -2,6 +2,7 @@
 
 use super::container::{Container, Context};
 use super::create::{CONFIG, connect_console_socket, send_console, write_pid_file};
+use super::filter;
 use super::foreground::{Signals, size_as_caller, stay};
 use crate::cgroups::Placement;
 use crate::error::{Class, Error, Result};
@@ -74,11 +75,23 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
         size_as_caller(&mut process);
     }
     let init = open_init(&container)?;
+    let filter = filter::stored(context, id)?;
     let placement =
         container.cgroup()?.placement_for_exec(&request.cgroups, container.record.init.map(|i| i.pid))?;
     let signals = if request.detach { None } else { Some(Signals::hold()?) };
-    let spawned = enter(&container, &process, capabilities, &init, &placement, request.preserve_fds)?;
-    let master = follow(&spawned, placement)?;
+    let plan = Exec {
+        id,
+        process: &process,
+        capabilities,
+        init: init.as_fd(),
+        namespaces: CloneFlags::empty(),
+        in_user_namespace: false,
+        new_keyring: false,
+        preserved_fds: request.preserve_fds,
+        filter: filter.as_ref(),
+    };
+    let spawned = enter(&container, plan, &placement)?;
+    let master = follow(context, &container, &spawned, placement)?;
     let kept = match (master, console) {
         (Some(master), Some(socket)) => {
             send_console(&socket, &master)?;
@@ -179,44 +192,38 @@ fn open_init(container: &Container) -> Result<OwnedFd> {
 
 /// Makes the process. Root joins the pid namespace before it forks, so that one fork is enough; a
 /// rootless dhow has the right to join only inside the user namespace, and needs one between.
-fn enter(
-    container: &Container,
-    process: &Process,
-    capabilities: Sets,
-    init: &OwnedFd,
-    placement: &Placement,
-    preserved_fds: u32,
-) -> Result<Spawned> {
+fn enter(container: &Container, mut plan: Exec<'_>, placement: &Placement) -> Result<Spawned> {
     let kinds = container.namespaces();
     let all = child::flags_of(&kinds);
-    let in_user_namespace = kinds.contains(&NamespaceKind::User);
-    let plan = |namespaces| Exec {
-        id: &container.record.id,
-        process,
-        capabilities,
-        init: init.as_fd(),
-        namespaces,
-        in_user_namespace,
-        new_keyring: false,
-        preserved_fds,
-    };
+    let init = plan.init;
+    plan.in_user_namespace = kinds.contains(&NamespaceKind::User);
     let into = placement.cgroup_fd();
     let none = (CloneFlags::empty(), 0);
-    if in_user_namespace && !nix::unistd::geteuid().is_root() {
-        let enter = || child::join(init.as_fd(), all);
-        let plan = plan(CloneFlags::empty());
+    if plan.in_user_namespace && !nix::unistd::geteuid().is_root() {
+        let enter = || child::join(init, all);
         return spawn_staged(none, into, enter, |channel| child::become_payload(&plan, channel));
     }
     let pid = CloneFlags::CLONE_NEWPID;
-    child::join(init.as_fd(), all & pid)?;
-    let plan = plan(all - pid);
+    child::join(init, all & pid)?;
+    plan.namespaces = all - pid;
     spawn(none, into, |channel| child::become_payload(&plan, channel))
 }
 
 /// Follows the child until it has become the payload, or says why it has not. Answers the master
 /// of its terminal.
-fn follow(spawned: &Spawned, placement: Placement) -> Result<Option<OwnedFd>> {
-    let outcome = talk(&spawned.channel, placement);
+fn follow(
+    context: &Context,
+    container: &Container,
+    spawned: &Spawned,
+    placement: Placement,
+) -> Result<Option<OwnedFd>> {
+    let take_listener = |listener: &OwnedFd| {
+        let id = &container.record.id;
+        let config: Spec = spec::load::parse(&context.store.read_file(id, CONFIG)?, Path::new(CONFIG))?;
+        let pid = spawned.child.pid.as_raw();
+        filter::send_listener(&config, listener, pid, &container.state(None))
+    };
+    let outcome = talk(&spawned.channel, placement, &take_listener);
     if outcome.is_err() {
         let _ = pidfd::send_signal(spawned.child.pidfd.as_fd(), libc::SIGKILL);
         let _ = nix::sys::wait::waitpid(spawned.child.pid, None);
@@ -224,7 +231,11 @@ fn follow(spawned: &Spawned, placement: Placement) -> Result<Option<OwnedFd>> {
     outcome
 }
 
-fn talk(channel: &Channel, placement: Placement) -> Result<Option<OwnedFd>> {
+fn talk(
+    channel: &Channel,
+    placement: Placement,
+    take_listener: &dyn Fn(&OwnedFd) -> Result<()>,
+) -> Result<Option<OwnedFd>> {
     let tasks = match placement {
         Placement::Tasks(tasks) | Placement::Hybrid(_, tasks) => tasks,
         Placement::None | Placement::IntoCgroup(_) => Vec::new(),
@@ -237,6 +248,7 @@ fn talk(channel: &Channel, placement: Placement) -> Result<Option<OwnedFd>> {
         match channel.receive()? {
             None => return Ok(console),
             Some(Message::Console(master)) => console = Some(master),
+            Some(Message::Listener(listener)) => take_listener(&listener)?,
             Some(Message::Failed(error)) => return Err(error),
             Some(other) => return Err(out_of_turn(&other)),
         }

@@ -1,6 +1,7 @@
 //! `features`: what this dhow carries out (runtime-spec features.md).
 
 use crate::rootfs::known_words;
+use crate::seccomp;
 use crate::spec::{HookPoint, NamespaceKind};
 use serde_json::{Value, json};
 
@@ -22,7 +23,7 @@ pub fn features() -> Value {
             "namespaces": namespaces,
             "capabilities": capabilities,
             "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
-            "seccomp": {"enabled": false},
+            "seccomp": seccomp::features(),
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},

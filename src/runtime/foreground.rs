@@ -157,7 +157,12 @@ fn exit_status(child: &Child) -> Result<i32> {
         match waitpid(child.pid, None) {
             Err(Errno::EINTR) => {}
             Ok(WaitStatus::Exited(_, code)) => return Ok(code),
-            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                if signal == Signal::SIGSYS {
+                    super::filter::tell(child.pid.as_raw());
+                }
+                return Ok(128 + signal as i32);
+            }
             // nix has no names for real-time signals; a payload that one ends is rare.
             Err(Errno::EINVAL) => return Ok(128),
             Ok(_) => {}

@@ -2,11 +2,12 @@
 
 use super::container::{Container, Context};
 use super::create::START_SOCKET;
+use super::filter;
 use crate::error::{Class, Error, Result};
 use crate::process::hooks;
 use crate::process::protocol::{Channel, Message, out_of_turn};
 use crate::spec::HookPoint;
-use crate::state::{Init, Locked, Operation, Phase, Status};
+use crate::state::{Locked, Operation, Phase, Status};
 use crate::sys::fd;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -58,12 +59,13 @@ pub(super) fn confirm(init: &Channel) -> Result<()> {
 
 /// Writes down that the payload runs, and runs the poststart hooks.
 pub(super) fn mark_started(locked: &Locked, mut container: Container) -> Result<()> {
+    container.status = match container.record.init {
+        Some(init) if init.is_alive() => Status::Running,
+        Some(init) => filter::check_killed(init).map(|()| Status::Exited)?,
+        None => Status::Exited,
+    };
     container.record.phase = Phase::Started;
     locked.write(&container.record)?;
-    container.status = match container.record.init.is_some_and(Init::is_alive) {
-        true => Status::Running,
-        false => Status::Exited,
-    };
     let poststart = &container.record.hooks.poststart;
     if poststart.is_empty() {
         return Ok(());

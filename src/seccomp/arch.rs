@@ -110,6 +110,11 @@ const SPEC_ARCHES: [&str; 23] = [
     "LOONGARCH64", "M68K", "SH", "SHEB",
 ];
 
+/// The names of the specification's architectures.
+pub(super) fn spec_names() -> impl Iterator<Item = String> {
+    SPEC_ARCHES.iter().map(|name| format!("SCMP_ARCH_{name}"))
+}
+
 /// What a profile's architecture means: `None` when there is no such name, `Some(None)` when it is
 /// one that neither kind of kernel runs.
 pub(super) fn parse(name: &str) -> Option<Option<Abi>> {

@@ -90,6 +90,26 @@ pub fn compile(profile: &Seccomp, options: &Options) -> Result<Program> {
     Ok(Program::new(lower::program(&profile)?, profile.flags))
 }
 
+/// `linux.seccomp` of the specification's features document.
+pub fn features() -> serde_json::Value {
+    let flags: Vec<&str> = profile::FLAGS.iter().map(|(name, _)| *name).collect();
+    let supported = |flag: u32| {
+        // Says how a listener is waited for, so it goes with one.
+        let with = if flag == flag::WAIT_KILLABLE_RECV { flag::NEW_LISTENER } else { 0 };
+        crate::sys::seccomp::knows_flags(flag | with)
+    };
+    let supported: Vec<&str> =
+        profile::FLAGS.iter().filter(|(_, flag)| supported(*flag)).map(|(name, _)| *name).collect();
+    serde_json::json!({
+        "enabled": true,
+        "actions": profile::ACTIONS,
+        "operators": profile::OPERATORS,
+        "archs": arch::spec_names().collect::<Vec<_>>(),
+        "knownFlags": flags,
+        "supportedFlags": supported,
+    })
+}
+
 /// Whether the object stands for no filter at all: no default action and no rules.
 pub fn is_absent(profile: &Seccomp) -> bool {
     profile.default_action.is_empty() && profile.syscalls.is_empty()

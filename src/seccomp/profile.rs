@@ -192,18 +192,47 @@ fn abis(list: &[String], native: Native) -> Result<AbiSet> {
     Ok(set)
 }
 
+/// The flags that a profile may name.
+pub(super) const FLAGS: [(&str, u32); 4] = [
+    ("SECCOMP_FILTER_FLAG_LOG", flag::LOG),
+    ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", flag::SPEC_ALLOW),
+    ("SECCOMP_FILTER_FLAG_TSYNC", flag::TSYNC),
+    ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", flag::WAIT_KILLABLE_RECV),
+];
+
+/// The actions that a profile may name; [`action`] says what they mean.
+pub(super) const ACTIONS: [&str; 9] = [
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+];
+
+/// The operators that a condition may name.
+pub(super) const OPERATORS: [&str; 7] = [
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_MASKED_EQ",
+    "SCMP_CMP_NE",
+];
+
 /// The flags of seccomp(2). Without a list, what runc and crun do: no mitigation of speculative
 /// store bypass, which costs much and has long been left to prctl(2) by the kernel's default too.
 fn flags(list: Option<&[String]>) -> Result<u32> {
     let Some(list) = list else { return Ok(flag::SPEC_ALLOW | flag::DEFAULTED) };
     let mut flags = 0;
     for (i, name) in list.iter().enumerate() {
-        flags |= match name.as_str() {
-            "SECCOMP_FILTER_FLAG_TSYNC" => flag::TSYNC,
-            "SECCOMP_FILTER_FLAG_LOG" => flag::LOG,
-            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => flag::SPEC_ALLOW,
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => flag::WAIT_KILLABLE_RECV,
-            _ => return Err(wrong(format_args!("flags[{i}]"), format!("unknown flag {name:?}"))),
+        flags |= match FLAGS.iter().find(|(known, _)| known == name) {
+            Some((_, flag)) => *flag,
+            None => return Err(wrong(format_args!("flags[{i}]"), format!("unknown flag {name:?}"))),
         };
     }
     Ok(flags)

@@ -163,6 +163,23 @@ fn flags_become_the_kernels() {
 }
 
 #[test]
+fn every_word_that_features_names_is_understood() {
+    for name in ACTIONS {
+        assert!(action(name, None).is_ok(), "{name}");
+    }
+    for op in OPERATORS {
+        assert!(cond(0, 0, &SeccompArg { op: op.into(), ..SeccompArg::default() }).is_ok(), "{op}");
+    }
+    let features = super::super::features();
+    assert_eq!(features["enabled"], true);
+    for arch in features["archs"].as_array().unwrap() {
+        assert!(arch::parse(arch.as_str().unwrap()).is_some(), "{arch}");
+    }
+    // This kernel is new enough for each.
+    assert_eq!(features["supportedFlags"], features["knownFlags"]);
+}
+
+#[test]
 fn an_empty_object_is_no_filter() {
     assert!(compile(&profile("{}"), &Options::default()).unwrap().is_empty());
     assert!(

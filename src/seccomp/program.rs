@@ -1,7 +1,7 @@
 //! A compiled filter: stored, loaded, installed.
 
 use super::emit::MAX_LEN;
-use super::flag;
+use super::{Native, flag, names, ret, vm};
 use crate::error::{Class, Context, Error, Result};
 use crate::sys;
 use nix::errno::Errno;
@@ -43,6 +43,16 @@ impl Program {
     /// The flags of seccomp(2).
     pub fn flags(&self) -> u32 {
         self.flags & !flag::DEFAULTED
+    }
+
+    /// The errno with which the filter answers a syscall of this kernel's own ABI, if it does so
+    /// whatever the arguments are not: they are taken as zero.
+    pub fn errno_of(&self, syscall: &str) -> Option<i32> {
+        let abi = Native::HOST.abi();
+        let number = names::number_of(abi, syscall)?;
+        let value = vm::run(&self.code, &vm::Data { number, arch: abi.audit(), args: [0; 6] })?;
+        let errno = i32::try_from(value & ret::DATA).ok()?;
+        (value & ret::ACTION == ret::ERRNO).then_some(errno)
     }
 
     /// The program as it is stored beside the container's record.

@@ -316,7 +316,6 @@ fn not_yet(spec: &Spec) -> Result<()> {
         (spec.vm.is_some(), "vm"),
         (spec.zos.is_some(), "zos"),
         (spec.freebsd.is_some(), "freebsd"),
-        (linux.seccomp.is_some(), "linux.seccomp"),
         (linux.intel_rdt.is_some(), "linux.intelRdt"),
         (linux.memory_policy.is_some(), "linux.memoryPolicy"),
         (!linux.net_devices.is_empty(), "linux.netDevices"),

@@ -17,6 +17,7 @@ pub mod pidfd;
 pub mod prctl;
 pub mod procfs;
 pub mod seccomp;
+pub mod selfexe;
 pub mod signal;
 pub mod socket;
 pub mod time;

@@ -4,6 +4,8 @@ use nix::errno::Errno;
 use nix::libc;
 use seccompiler::sock_filter;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// `SECCOMP_FILTER_FLAG_NEW_LISTENER`.
 const NEW_LISTENER: u32 = 1 << 3;
@@ -28,6 +30,57 @@ pub fn set_filter(flags: u32, filter: &[sock_filter]) -> nix::Result<Option<Owne
         Ok(0) => Ok(None),
         // A thread's id: it could not be brought under the filter.
         _ => Err(Errno::ESRCH),
+    }
+}
+
+/// Whether the kernel knows these flags. Nothing is installed: there is no filter to read.
+pub fn knows_flags(flags: u32) -> bool {
+    let nothing = std::ptr::null::<libc::sock_fprog>();
+    // SAFETY: the kernel looks at the flags, then fails to read the filter at the null address.
+    let done = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, nothing) };
+    done == -1 && Errno::last() == Errno::EFAULT
+}
+
+/// A number in memory that a process shares with its children: written and read without a syscall,
+/// so that a filter has no say in it.
+#[derive(Debug)]
+pub struct Mailbox {
+    page: NonNull<AtomicI32>,
+}
+
+impl Mailbox {
+    /// A new one, which holds `value`. It is never unmapped: exec(2) or the process's end does that.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn new(value: i32) -> nix::Result<Mailbox> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping at a place of the kernel's choice; no memory in use is touched.
+        let page =
+            unsafe { libc::mmap(std::ptr::null_mut(), size_of::<AtomicI32>(), protection, flags, -1, 0) };
+        if page == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        let page = NonNull::new(page.cast::<AtomicI32>()).ok_or(Errno::ENOMEM)?;
+        let mailbox = Mailbox { page };
+        mailbox.put(value);
+        Ok(mailbox)
+    }
+
+    fn cell(&self) -> &AtomicI32 {
+        // SAFETY: the page is mapped for good, zeroed, aligned, and used as an atomic only.
+        unsafe { self.page.as_ref() }
+    }
+
+    /// What it holds.
+    pub fn get(&self) -> i32 {
+        self.cell().load(Ordering::Acquire)
+    }
+
+    /// Puts a number in.
+    pub fn put(&self, value: i32) {
+        self.cell().store(value, Ordering::Release);
     }
 }
 
@@ -89,6 +142,29 @@ pub mod probe {
             }
             // SAFETY: an invalid instruction, whose signal ends the process.
             unsafe { std::arch::asm!("udf #0", options(noreturn)) }
+        }
+    }
+
+    /// Answers every notification of a listener: go on. Returns when its processes have ended.
+    pub fn let_all_go_on(listener: std::os::fd::BorrowedFd<'_>) {
+        use std::os::fd::AsRawFd;
+        loop {
+            // SAFETY: all zeroes is a value of this type, and what the kernel asks for.
+            let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+            // _IOWR('!', 0, struct seccomp_notif)
+            // SAFETY: the kernel fills in the structure, which outlives the call.
+            if unsafe { libc::ioctl(listener.as_raw_fd(), 0xc050_2100_u32 as _, &raw mut asked) } < 0 {
+                return;
+            }
+            let mut answer = libc::seccomp_notif_resp {
+                id: asked.id,
+                val: 0,
+                error: 0,
+                flags: 1, // SECCOMP_USER_NOTIF_FLAG_CONTINUE
+            };
+            // _IOWR('!', 1, struct seccomp_notif_resp)
+            // SAFETY: the kernel reads the structure, which outlives the call.
+            unsafe { libc::ioctl(listener.as_raw_fd(), 0xc018_2101_u32 as _, &raw mut answer) };
         }
     }
 }

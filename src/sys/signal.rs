@@ -23,6 +23,16 @@ pub fn end_on_request() -> nix::Result<()> {
     Ok(())
 }
 
+/// Lets the kernel wait for children of this process: none stays as a zombie. exec(2) ends it.
+///
+/// # Errors
+/// None for this signal.
+pub fn forget_children() -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::SA_NOCLDWAIT, SigSet::empty());
+    // SAFETY: the default disposition runs no code of ours.
+    unsafe { sigaction(Signal::SIGCHLD, &action).map(drop) }
+}
+
 /// Unblocks every signal and gives every disposition its default: the caller's caller may have
 /// ignored some (Rust's runtime ignores SIGPIPE, nohup SIGHUP), and ignored ones survive exec(2).
 ///
