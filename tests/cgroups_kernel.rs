@@ -284,6 +284,24 @@ fn threaded_cgroups_are_entered() {
 }
 
 #[test]
+fn exec_goes_where_the_init_is_when_the_top_can_hold_nobody() {
+    let Some(mut test) = v2() else { return };
+    if test.manager.apply(&resources(r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#)).is_err() {
+        eprintln!("skipped: no hugetlb controller on cgroup2");
+        return;
+    }
+    let pid = test.spawn("exec sleep 100").id();
+    let top = test.dirs().remove(0);
+    std::fs::create_dir(format!("{top}/init")).unwrap();
+    std::fs::write(format!("{top}/init/cgroup.procs"), pid.to_string()).unwrap();
+    std::fs::write(format!("{top}/cgroup.subtree_control"), "+hugetlb").unwrap();
+    let placement = test.manager.placement_for_exec(&[], Some(pid as i32)).unwrap();
+    let fd = placement.cgroup_fd().unwrap();
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd))).unwrap();
+    assert_eq!(path.to_str(), Some(&*format!("{top}/init")));
+}
+
+#[test]
 fn cpusets_hold_processes_to_their_cpus() {
     let Some(mut test) = usual() else { return };
     test.manager.apply(&resources(r#"{"cpu":{"cpus":"0","mems":"0"}}"#)).unwrap();
