@@ -508,8 +508,10 @@ fn measure() {
             work();
             column.next().unwrap().push(start.elapsed());
         };
-        let mut manager = Manager::Disabled;
-        timed(&mut || manager = Manager::plan(Driver::Cgroupfs, None, &id, false).unwrap());
+        // Removed also when an expectation fails.
+        let mut guard = Test { manager: Manager::Disabled, children: Vec::new() };
+        let manager = &mut guard.manager;
+        timed(&mut || *manager = Manager::plan(Driver::Cgroupfs, None, &id, false).unwrap());
         timed(&mut || manager.create().unwrap());
         timed(&mut || manager.apply(&limits).unwrap());
         let mut placement = Placement::None;

@@ -23,6 +23,8 @@ fn scope(
     script: &str,
 ) -> Option<(Test, String, u32)> {
     if !Path::new("/run/systemd/system").exists() {
+        let error = Manager::plan(Driver::Systemd, None, "x", rootless()).unwrap_err().to_string();
+        assert!(error.contains("systemd does not run this host"), "{error}");
         eprintln!("skipped: no systemd");
         return None;
     }
