@@ -76,7 +76,7 @@ fn a_rule_holds_in_run_start_and_exec() {
         c.create().ok();
         c.start().ok();
         c.exec(&["/payload", "mkdir", "/tmp/c"]).exits(1).says("! mkdir: EXDEV");
-        c.exec(&["/payload", "status", "Seccomp"]).ok().says("2");
+        assert_eq!(c.exec(&["/payload", "status", "Seccomp"]).ok().line("Seccomp:"), "2");
     }
 }
 
@@ -123,7 +123,7 @@ fn start_container_hooks_are_not_under_the_filter() {
         c.set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [kill]}));
     });
     if is_dhow() {
-        c.run().ok().says("/tmp/made directory");
+        assert!(c.run().ok().stdout.starts_with("/tmp/made directory"));
     }
 }
 
@@ -279,13 +279,18 @@ fn explain_names_the_rule() {
     let explain = |words: &[&str]| {
         scene.dhow(["seccomp", "explain"]).args([config.to_str().unwrap()]).args(words.iter().copied()).run()
     };
-    explain(&[]).ok().says("SCMP_ARCH_X86_64");
-    explain(&["getppid"]).ok().says("linux.seccomp.syscalls[0]");
-    explain(&["personality"]).ok().says("arg0 == 0x8");
-    explain(&["personality", "8"]).ok().says("SCMP_ACT_ERRNO (EINVAL)");
-    explain(&["personality", "0x9"]).ok().says("linux.seccomp.defaultAction");
-    explain(&["64", "--arch", "x86"]).ok().says("getppid");
-    explain(&["--dump"]).ok().says("load arch");
+    for (words, said) in [
+        (&[][..], "SCMP_ARCH_X86_64"),
+        (&["getppid"], "linux.seccomp.syscalls[0]"),
+        (&["personality"], "arg0 == 0x8"),
+        (&["personality", "8"], "SCMP_ACT_ERRNO (EINVAL)"),
+        (&["personality", "0x9"], "linux.seccomp.defaultAction"),
+        (&["64", "--arch", "x86"], "getppid"),
+        (&["--dump"], "load arch"),
+    ] {
+        let seen = explain(words).ok();
+        assert!(seen.stdout.contains(said), "{seen}");
+    }
     explain(&["nonsense"]).fails(&["nonsense", "no such syscall"]);
     scene.dhow(["seccomp", "explain", "/no/such/file"]).run().fails(&["/no/such/file"]);
 }

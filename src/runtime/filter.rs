@@ -9,6 +9,8 @@ use crate::process;
 use crate::seccomp::{self, Options, ProcessState, Program, report};
 use crate::spec::{Seccomp, Spec, State};
 use crate::state::Init;
+use crate::sys::pidfd;
+use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -50,27 +52,24 @@ pub(super) fn send_listener(spec: &Spec, listener: &OwnedFd, pid: i32, state: &S
     seccomp::send_listener(Path::new(&profile.listener_path), listener.as_fd(), &state)
 }
 
-/// The error for an init that a filter killed before it had become the payload; a warning for one
-/// that it killed afterwards. Called for an init that has ended: the kernel's log is read only when
-/// SIGSYS ended it.
-pub(super) fn check_killed(init: Init) -> Result<()> {
-    if exit_signal(init.pid) != Some(libc::SIGSYS) {
-        return Ok(());
+/// Whether an init that has closed its socket lives on as the payload. One that a filter killed for
+/// calling execve never became it.
+///
+/// # Errors
+/// [`Class::CommandDenied`] for such an init.
+pub(super) fn lives_on(init: Init) -> Result<bool> {
+    let Some(stat) = pidfd::stat(Pid::from_raw(init.pid)).filter(|stat| stat.start_time == init.start_time)
+    else {
+        return Ok(false);
+    };
+    if stat.end_signal == libc::SIGSYS {
+        // The kernel's log is read in this case alone.
+        let words = process::filter::blame(init.pid);
+        if words.ends_with("calling execve") {
+            return Err(Error::new(Class::CommandDenied, "start the payload").because(words));
+        }
     }
-    let words = process::filter::blame(init.pid);
-    if words.ends_with("calling execve") {
-        return Err(Error::new(Class::CommandDenied, "start the payload").because(words));
-    }
-    log::warn(&format!("the payload has ended: {words}"));
-    Ok(())
-}
-
-/// The signal that ended a process for which nobody has waited yet: the last field of
-/// proc_pid_stat(5), as far as the kernel shows it.
-fn exit_signal(pid: i32) -> Option<i32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let status: i32 = stat.trim_end().rsplit(' ').next()?.parse().ok()?;
-    Some(status & 0x7f)
+    Ok(!stat.has_ended())
 }
 
 /// Says why a payload ended, when a filter ended it.

@@ -60,9 +60,8 @@ pub(super) fn confirm(init: &Channel) -> Result<()> {
 /// Writes down that the payload runs, and runs the poststart hooks.
 pub(super) fn mark_started(locked: &Locked, mut container: Container) -> Result<()> {
     container.status = match container.record.init {
-        Some(init) if init.is_alive() => Status::Running,
-        Some(init) => filter::check_killed(init).map(|()| Status::Exited)?,
-        None => Status::Exited,
+        Some(init) if filter::lives_on(init)? => Status::Running,
+        _ => Status::Exited,
     };
     container.record.phase = Phase::Started;
     locked.write(&container.record)?;

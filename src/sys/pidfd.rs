@@ -50,6 +50,9 @@ pub struct Stat {
     pub state: u8,
     /// Field 22, in clock ticks since boot; with the pid it names a process.
     pub start_time: u64,
+    /// The signal that is ending it or has ended it; 0 for none, or where the kernel does not show
+    /// field 52.
+    pub end_signal: i32,
 }
 
 impl Stat {
@@ -69,14 +72,24 @@ pub fn stat(pid: Pid) -> Option<Stat> {
     parse_stat(&buffer[..length])
 }
 
+/// A flag of field 9: do_exit() has begun.
+const PF_EXITING: u32 = 4;
+
+fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
+    std::str::from_utf8(field).ok()?.trim_end().parse().ok()
+}
+
 /// The fields that are needed. The command name may hold anything, also `) `, so the fields are
 /// counted from the last parenthesis.
 fn parse_stat(text: &[u8]) -> Option<Stat> {
     let after_name = text.iter().rposition(|&byte| byte == b')')?;
     let mut fields = text.get(after_name + 2..)?.split(|&byte| byte == b' ');
     let state = *fields.next()?.first()?;
-    let start_time = std::str::from_utf8(fields.nth(18)?).ok()?.trim_end().parse().ok()?;
-    Some(Stat { state, start_time })
+    let flags: u32 = number(fields.nth(5)?)?;
+    let start_time = number(fields.nth(12)?)?;
+    let status: i32 = if fields.clone().count() == 30 { number(fields.last()?)? } else { 0 };
+    let ends = flags & PF_EXITING != 0 || matches!(state, b'Z' | b'X' | b'x');
+    Some(Stat { state, start_time, end_signal: if ends { status & 0x7f } else { 0 } })
 }
 
 #[cfg(test)]
@@ -86,7 +99,12 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_is_no_trap() {
         let text = b"42 (a) Z 1 (b) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3\n";
-        assert_eq!(parse_stat(text), Some(Stat { state: b'S', start_time: 987_654 }));
+        assert_eq!(parse_stat(text), Some(Stat { state: b'S', start_time: 987_654, end_signal: 0 }));
+        let tail = "0 ".repeat(29);
+        let killed = format!("42 (x) Z 1 42 42 0 -1 4227084 1 2 3 4 5 6 7 8 20 0 1 0 987654 {tail}31\n");
+        assert_eq!(parse_stat(killed.as_bytes()).unwrap().end_signal, libc::SIGSYS);
+        let lives = killed.replace(" Z ", " S ").replace("4227084", "4194304");
+        assert_eq!(parse_stat(lives.as_bytes()).unwrap().end_signal, 0);
         assert_eq!(parse_stat(b"42 (a"), None);
         assert_eq!(parse_stat(b""), None);
     }
