@@ -23,6 +23,8 @@ fn scope(
     script: &str,
 ) -> Option<(Test, String, u32)> {
     if !Path::new("/run/systemd/system").exists() {
+        let error = Manager::plan(Driver::Systemd, None, "x", rootless()).unwrap_err().to_string();
+        assert!(error.contains("systemd does not run this host"), "{error}");
         eprintln!("skipped: no systemd");
         return None;
     }
@@ -188,4 +190,24 @@ fn what_ends_by_itself_leaves_nothing() {
     wait_for("systemd collects the scope", || show(&format!("dhow-{id}.scope"), "ActiveState") != "active");
     test.manager.destroy().unwrap();
     assert_eq!(show(&format!("dhow-{id}.scope"), "LoadState"), "not-found");
+}
+
+#[test]
+fn without_permission_a_rootless_container_does_without_a_cgroup() {
+    if !rootless() {
+        eprintln!("skipped: only for users");
+        return;
+    }
+    let mut manager = Manager::plan(Driver::Cgroupfs, None, &name(), true).unwrap();
+    manager.create().unwrap();
+    manager.apply_rootless(&Resources::default()).unwrap();
+    let error = manager.apply_rootless(&resources(r#"{"pids":{"limit":5}}"#)).unwrap_err().to_string();
+    assert!(error.contains("linux.resources.pids.limit 5"), "{error}");
+    let record = serde_json::to_string(&manager.record()).unwrap();
+    let mut later = Manager::from_record(&serde_json::from_str(&record).unwrap());
+    later.destroy().unwrap();
+    // Where it was asked for, it is an error.
+    let mut manager = Manager::plan(Driver::Cgroupfs, Some("/dhow-test-asked-for"), "x", true).unwrap();
+    let error = manager.create().unwrap_err().to_string();
+    assert!(error.contains("permission denied"), "{error}");
 }

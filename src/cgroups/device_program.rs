@@ -16,7 +16,7 @@ const NAME: Name = *b"dhow_devices\0\0\0\0";
 const ANSWER: u8 = 0;
 const QUESTION: u8 = 1;
 const KIND: u8 = 2;
-/// The kinds of access that were asked for and that no rule has allowed yet.
+/// The kinds of access that are asked for.
 const WANTED: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
@@ -27,7 +27,7 @@ const MOVE: u8 = 0xbf;
 const SET: u8 = 0xb7;
 const AND: u8 = 0x57;
 const SHIFT_RIGHT: u8 = 0x77;
-const JUMP: u8 = 0x05;
+const JUMP_IF: u8 = 0x15;
 const JUMP_IF_NOT: u8 = 0x55;
 const JUMP_IF_ANY: u8 = 0x45;
 const EXIT: u8 = 0x95;
@@ -40,9 +40,12 @@ pub(super) fn of_policy(policy: &Policy) -> Program {
     (!policy.allows_all()).then(|| compile(policy))
 }
 
-/// The last rule is asked first: what it decides for a kind of access is final.
+/// The rules as a tree of comparisons: kind, major, minor, and at each leaf what is allowed there.
+///
+/// The kernel's verifier follows every path, so paths must not meet again: testing rule by rule
+/// instead takes it ten times as long (330 µs for 13 rules), and grows with the square of them.
 fn compile(policy: &Policy) -> Vec<Insn> {
-    let mut code = Vec::with_capacity(8 + policy.rules.len() * 8);
+    let mut code = Vec::with_capacity(16 + policy.rules.len() * 4);
     // struct bpf_cgroup_dev_ctx: access << 16 | kind, major, minor.
     code.push(Insn::new(LOAD_WORD, KIND, QUESTION, 0, 0));
     code.push(Insn::new(MOVE, WANTED, KIND, 0, 0));
@@ -50,42 +53,98 @@ fn compile(policy: &Policy) -> Vec<Insn> {
     code.push(Insn::new(AND, KIND, 0, 0, 0xffff));
     code.push(Insn::new(LOAD_WORD, MAJOR, QUESTION, 4, 0));
     code.push(Insn::new(LOAD_WORD, MINOR, QUESTION, 8, 0));
-    for rule in policy.rules.iter().rev() {
-        push_rule(&mut code, rule);
-    }
-    push_answer(&mut code, policy.default_allow);
+    code.push(Insn::new(SET, ANSWER, 0, 0, 0));
+    // What is no block device is a character device.
+    let block = of_kind(policy, Kind::Block);
+    code.push(Insn::new(JUMP_IF_NOT, KIND, 0, distance(block.len()), 1));
+    code.extend(block);
+    code.extend(of_kind(policy, Kind::Char));
     code
 }
 
-fn push_rule(code: &mut Vec<Insn>, rule: &Rule) {
-    let mut then = Vec::with_capacity(4);
-    let access = i32::from(rule.access);
-    match (rule.allow, rule.access == ALL) {
-        (_, true) => {}
-        (true, false) => {
-            then.push(Insn::new(AND, WANTED, 0, 0, i32::from(ALL & !rule.access)));
-            then.push(Insn::new(JUMP_IF_NOT, WANTED, 0, 2, 0));
-        }
-        (false, false) => {
-            then.push(Insn::new(JUMP_IF_ANY, WANTED, 0, 1, access));
-            then.push(Insn::new(JUMP, 0, 0, 2, 0));
-        }
+/// The code for one kind of device; every path in it ends with an answer.
+fn of_kind(policy: &Policy, kind: Kind) -> Vec<Insn> {
+    let mut majors: Vec<u32> = policy
+        .rules
+        .iter()
+        .filter(|rule| rule.devices.kind == kind)
+        .filter_map(|rule| rule.devices.major)
+        .collect();
+    majors.sort_unstable();
+    majors.dedup();
+    let mut code = Vec::new();
+    for major in majors {
+        let block = of_major(policy, kind, Some(major));
+        code.push(Insn::new(JUMP_IF_NOT, MAJOR, 0, distance(block.len()), major.cast_signed()));
+        code.extend(block);
     }
-    push_answer(&mut then, rule.allow);
-    let kind = if rule.devices.kind == Kind::Block { 1 } else { 2 };
-    let conditions = [(KIND, Some(kind)), (MAJOR, rule.devices.major), (MINOR, rule.devices.minor)];
-    let conditions: Vec<(u8, u32)> = conditions.iter().filter_map(|(r, v)| v.map(|v| (*r, v))).collect();
-    for (i, (register, value)) in conditions.iter().enumerate() {
-        // Past the other conditions and what follows them: the next rule. Never more than six.
-        let distance = i16::try_from(conditions.len() - i - 1 + then.len()).unwrap_or(i16::MAX);
-        code.push(Insn::new(JUMP_IF_NOT, *register, 0, distance, value.cast_signed()));
-    }
-    code.append(&mut then);
+    code.extend(of_major(policy, kind, None));
+    code
 }
 
-fn push_answer(code: &mut Vec<Insn>, allow: bool) {
-    code.push(Insn::new(SET, ANSWER, 0, 0, i32::from(allow)));
-    code.push(Insn::new(EXIT, 0, 0, 0, 0));
+/// The code for one major number, or for those that no rule names.
+fn of_major(policy: &Policy, kind: Kind, major: Option<u32>) -> Vec<Insn> {
+    let mut minors: Vec<u32> = policy
+        .rules
+        .iter()
+        .filter(|rule| applies(rule, kind, major))
+        .filter_map(|rule| rule.devices.minor)
+        .collect();
+    minors.sort_unstable();
+    minors.dedup();
+    let others = allowed(policy, kind, major, None);
+    // Minors with the same answer share its code, behind that for all others.
+    let named: Vec<(u32, u8)> = minors
+        .into_iter()
+        .map(|minor| (minor, allowed(policy, kind, major, Some(minor))))
+        .filter(|(_, access)| *access != others)
+        .collect();
+    let mut answers: Vec<u8> = named.iter().map(|(_, access)| *access).collect();
+    answers.sort_unstable();
+    answers.dedup();
+    let mut code = Vec::with_capacity(named.len() + 4);
+    for (index, (minor, access)) in named.iter().enumerate() {
+        let before = answers.iter().take_while(|a| *a != access).map(|a| answer(*a).len()).sum::<usize>();
+        let to = named.len() - index - 1 + answer(others).len() + before;
+        code.push(Insn::new(JUMP_IF, MINOR, 0, distance(to), minor.cast_signed()));
+    }
+    code.extend(answer(others));
+    code.extend(answers.into_iter().flat_map(answer));
+    code
+}
+
+/// Ends the program: yes if nothing but `access` is wanted. The answer is preset to no.
+fn answer(access: u8) -> Vec<Insn> {
+    let yes = Insn::new(SET, ANSWER, 0, 0, 1);
+    let exit = Insn::new(EXIT, 0, 0, 0, 0);
+    match access {
+        0 => vec![exit],
+        ALL => vec![yes, exit],
+        access => vec![Insn::new(JUMP_IF_ANY, WANTED, 0, 1, i32::from(ALL & !access)), yes, exit],
+    }
+}
+
+/// Whether a rule is about a major number; `None` stands for one that no rule names.
+fn applies(rule: &Rule, kind: Kind, major: Option<u32>) -> bool {
+    rule.devices.kind == kind && (rule.devices.major.is_none() || rule.devices.major == major)
+}
+
+/// The access that the policy allows to a device, the last word on each kind of access.
+fn allowed(policy: &Policy, kind: Kind, major: Option<u32>, minor: Option<u32>) -> u8 {
+    let start = if policy.default_allow { ALL } else { 0 };
+    policy
+        .rules
+        .iter()
+        .filter(|rule| {
+            applies(rule, kind, major) && (rule.devices.minor.is_none() || rule.devices.minor == minor)
+        })
+        .fold(start, |access, rule| if rule.allow { access | rule.access } else { access & !rule.access })
+}
+
+/// A jump over so many instructions. The kernel refuses programs in which one would be too far, and
+/// does so with this distance too, which leads out of the program.
+fn distance(instructions: usize) -> i16 {
+    i16::try_from(instructions).unwrap_or(i16::MAX)
 }
 
 /// Puts the program into force for a cgroup: on a new one it is attached, on one in use it takes
@@ -183,7 +242,7 @@ mod tests {
                 SET => registers[d] = constant,
                 AND => registers[d] &= constant,
                 SHIFT_RIGHT => registers[d] >>= constant,
-                JUMP => jump = true,
+                JUMP_IF => jump = registers[d] == constant,
                 JUMP_IF_NOT => jump = registers[d] != constant,
                 JUMP_IF_ANY => jump = registers[d] & constant != 0,
                 EXIT => return registers[usize::from(ANSWER)] == 1,

@@ -82,65 +82,59 @@ pub(super) fn rdma(resources: &Resources) -> impl Iterator<Item = Write> {
     })
 }
 
+/// The cpuset's two files, the same on both versions.
+pub(super) fn plan_cpuset(cpu: &Cpu, out: &mut Vec<Write>) {
+    let lists = [
+        ("linux.resources.cpu.cpus", "cpuset.cpus", &cpu.cpus),
+        ("linux.resources.cpu.mems", "cpuset.mems", &cpu.mems),
+    ];
+    for (field, file, list) in lists {
+        if !list.is_empty() {
+            out.push(Write::new(Controller::Cpuset, field, file, list.clone()));
+        }
+    }
+}
+
+/// cpu.idle, the same on both versions. A group that is idle has a fixed weight, so it goes before
+/// the weight when it is switched off.
+pub(super) fn cpu_idle(cpu: &Cpu, mode: Mode) -> Option<Write> {
+    let idle = cpu.idle.filter(|idle| *idle != 0 || mode == Mode::Update)?;
+    let write = Write::new(Controller::Cpu, "linux.resources.cpu.idle", "cpu.idle", idle.to_string());
+    Some(write.range("0 or 1").optional_if(idle == 0))
+}
+
+/// The burst, by its file's name on either version. Before Linux 5.14 there is none.
+pub(super) fn cpu_burst(cpu: &Cpu, mode: Mode, file: &'static str) -> Option<Write> {
+    let burst = cpu.burst.filter(|burst| *burst != 0 || mode == Mode::Update)?;
+    let write = Write::new(Controller::Cpu, "linux.resources.cpu.burst", file, burst.to_string());
+    Some(write.range("0 up to the quota").optional_if(burst == 0))
+}
+
 fn plan_cpu(cpu: &Cpu, mode: Mode, out: &mut Vec<Write>) {
-    let mut push = |controller, field, file: &'static str, value: String, group, range| {
-        out.push(Write::new(controller, field, file, value).group(group).range(range));
-    };
-    if !cpu.cpus.is_empty() {
-        push(Controller::Cpuset, "linux.resources.cpu.cpus", "cpuset.cpus", cpu.cpus.clone(), 0, "");
-    }
-    if !cpu.mems.is_empty() {
-        push(Controller::Cpuset, "linux.resources.cpu.mems", "cpuset.mems", cpu.mems.clone(), 0, "");
-    }
-    // A group that is idle has a fixed weight, so idle goes first when it is switched off.
-    if let Some(idle) = cpu.idle.filter(|idle| *idle != 0 || mode == Mode::Update) {
-        push(Controller::Cpu, "linux.resources.cpu.idle", "cpu.idle", idle.to_string(), 0, "0 or 1");
-    }
+    let new = |field, file: &'static str, value: String| Write::new(Controller::Cpu, field, file, value);
+    plan_cpuset(cpu, out);
+    out.extend(cpu_idle(cpu, mode));
     if let Some(shares) = set(cpu.shares).filter(|_| cpu.idle != Some(1)) {
-        push(
-            Controller::Cpu,
-            "linux.resources.cpu.shares",
-            "cpu.shares",
-            shares.to_string(),
-            0,
-            "2 to 262144",
-        );
+        let write = new("linux.resources.cpu.shares", "cpu.shares", shares.to_string());
+        out.push(write.range("2 to 262144"));
     }
     if let Some(period) = set(cpu.period) {
-        let range = "1000 to 1000000, with the quota within what the parent has,";
-        push(
-            Controller::Cpu,
-            "linux.resources.cpu.period",
-            "cpu.cfs_period_us",
-            period.to_string(),
-            BANDWIDTH,
-            range,
-        );
+        let write = new("linux.resources.cpu.period", "cpu.cfs_period_us", period.to_string());
+        out.push(write.group(BANDWIDTH).range("1000 to 1000000, with the quota within what the parent has,"));
     }
     if let Some(quota) = set(cpu.quota).filter(|quota| *quota > 0 || mode == Mode::Update) {
         let range = "-1 or at least 1000, not less than the burst and within what the parent has,";
-        let value = quota.max(-1).to_string();
-        push(Controller::Cpu, "linux.resources.cpu.quota", "cpu.cfs_quota_us", value, BANDWIDTH, range);
+        let write = new("linux.resources.cpu.quota", "cpu.cfs_quota_us", quota.max(-1).to_string());
+        out.push(write.group(BANDWIDTH).range(range));
     }
-    if let Some(burst) = cpu.burst.filter(|burst| *burst != 0 || mode == Mode::Update) {
-        let range = "0 up to the quota";
-        push(
-            Controller::Cpu,
-            "linux.resources.cpu.burst",
-            "cpu.cfs_burst_us",
-            burst.to_string(),
-            BANDWIDTH,
-            range,
-        );
-    }
+    out.extend(cpu_burst(cpu, mode, "cpu.cfs_burst_us").map(|write| write.group(BANDWIDTH)));
     if let Some(period) = set(cpu.realtime_period) {
-        let (field, value) = ("linux.resources.cpu.realtimePeriod", period.to_string());
-        push(Controller::Cpu, field, "cpu.rt_period_us", value, REALTIME, "1 or more");
+        let write = new("linux.resources.cpu.realtimePeriod", "cpu.rt_period_us", period.to_string());
+        out.push(write.group(REALTIME).range("1 or more"));
     }
     if let Some(runtime) = set(cpu.realtime_runtime) {
-        let (field, value) = ("linux.resources.cpu.realtimeRuntime", runtime.to_string());
-        let range = "at most the period, and what the parent cgroup has left,";
-        push(Controller::Cpu, field, "cpu.rt_runtime_us", value, REALTIME, range);
+        let write = new("linux.resources.cpu.realtimeRuntime", "cpu.rt_runtime_us", runtime.to_string());
+        out.push(write.group(REALTIME).range("at most the period, and what the parent cgroup has left,"));
     }
 }
 
@@ -170,7 +164,7 @@ fn plan_memory(memory: &Memory, mode: Mode, out: &mut Vec<Write>) {
         let value = or_unlimited(tcp, "-1");
         out.push(new("linux.resources.memory.kernelTCP", "memory.kmem.tcp.limit_in_bytes", value));
     }
-    if let Some(swappiness) = memory.swappiness {
+    if let Some(swappiness) = memory.swappiness.filter(|s| *s != 0 || mode == Mode::Create) {
         let write =
             new("linux.resources.memory.swappiness", "memory.swappiness", swappiness.to_string().into());
         out.push(write.range("0 to 100"));

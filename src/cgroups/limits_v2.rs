@@ -2,7 +2,7 @@
 
 use super::controller::Controller;
 use super::limits::{Mode, io_weight, or_unlimited, set, swap_alone, weight_of_shares};
-use super::limits_v1::{pids_max, rdma};
+use super::limits_v1::{cpu_burst, cpu_idle, pids_max, plan_cpuset, rdma};
 use super::write::{Undo, Write};
 use crate::error::{Class, Error, Result};
 use crate::spec::{BlockIo, Cpu, Memory, Resources};
@@ -70,24 +70,14 @@ fn plan_cpu(cpu: &Cpu, mode: Mode, out: &mut Vec<Write>) -> Result<()> {
             return Err(unsupported(field, &value, "cgroup v2 does not divide realtime"));
         }
     }
-    let mut push = |controller, field, file: &'static str, value: String, group, range| {
-        out.push(Write::new(controller, field, file, value).group(group).range(range));
-    };
-    if !cpu.cpus.is_empty() {
-        push(Controller::Cpuset, "linux.resources.cpu.cpus", "cpuset.cpus", cpu.cpus.clone(), 0, "");
-    }
-    if !cpu.mems.is_empty() {
-        push(Controller::Cpuset, "linux.resources.cpu.mems", "cpuset.mems", cpu.mems.clone(), 0, "");
-    }
-    // A group that is idle has a fixed weight, so idle goes first when it is switched off.
-    if let Some(idle) = cpu.idle.filter(|idle| *idle != 0 || mode == Mode::Update) {
-        push(Controller::Cpu, "linux.resources.cpu.idle", "cpu.idle", idle.to_string(), 0, "0 or 1");
-    }
+    plan_cpuset(cpu, out);
+    out.extend(cpu_idle(cpu, mode));
+    let new = |field, file: &'static str, value: String| Write::new(Controller::Cpu, field, file, value);
     if let Some(shares) = set(cpu.shares).filter(|_| cpu.idle != Some(1)) {
         let weight = weight_of_shares(shares).to_string();
-        push(Controller::Cpu, "linux.resources.cpu.shares", "cpu.weight", weight, 0, "1 to 10000");
+        out.push(new("linux.resources.cpu.shares", "cpu.weight", weight).range("1 to 10000"));
     }
-    // cpu.max takes both; one alone keeps the other: `max` or a number first, then the period.
+    // cpu.max takes both; a quota alone keeps the period, but not the other way round.
     let quota = set(cpu.quota).filter(|quota| *quota > 0 || mode == Mode::Update);
     let quota = quota.map(|quota| or_unlimited(quota, "max"));
     let value = match (quota, set(cpu.period)) {
@@ -98,21 +88,12 @@ fn plan_cpu(cpu: &Cpu, mode: Mode, out: &mut Vec<Write>) -> Result<()> {
         (None, None) => None,
     };
     if let Some(value) = value {
-        let field =
-            if set(cpu.quota).is_some() { "linux.resources.cpu.quota" } else { "linux.resources.cpu.period" };
-        push(
-            Controller::Cpu,
-            field,
-            "cpu.max",
-            value,
-            BANDWIDTH,
-            "a quota of 1000 or more, not less than the burst,",
-        );
+        let is_quota = set(cpu.quota).is_some();
+        let field = if is_quota { "linux.resources.cpu.quota" } else { "linux.resources.cpu.period" };
+        let write = new(field, "cpu.max", value);
+        out.push(write.group(BANDWIDTH).range("a quota of 1000 or more, not less than the burst,"));
     }
-    if let Some(burst) = cpu.burst.filter(|burst| *burst != 0 || mode == Mode::Update) {
-        let (field, value) = ("linux.resources.cpu.burst", burst.to_string());
-        push(Controller::Cpu, field, "cpu.max.burst", value, BANDWIDTH, "0 up to the quota");
-    }
+    out.extend(cpu_burst(cpu, mode, "cpu.max.burst").map(|write| write.group(BANDWIDTH)));
     Ok(())
 }
 
@@ -147,7 +128,6 @@ fn plan_memory(memory: &Memory, mode: Mode, current: Current, out: &mut Vec<Writ
         return Err(unsupported("memory.disableOOMKiller", "true", "cgroup v2 cannot switch it off"));
     }
     let limit = set(memory.limit).filter(is_meant);
-    // Swap first where it grows beyond what the limit lets go; both are checked by the kernel alone.
     if let Some(limit) = limit {
         let value = or_unlimited(limit, "max");
         out.push(new("linux.resources.memory.limit", "memory.max", value).range("a number of bytes"));
@@ -178,12 +158,9 @@ fn plan_io(io: &BlockIo, out: &mut Vec<Write>) -> Result<()> {
     }
     // BFQ, where it is the scheduler, has its own scale; other kernels have io.cost's weight.
     if let Some(weight) = set(io.weight) {
-        let write = new("linux.resources.blockIO.weight", "io.bfq.weight", weight.to_string());
-        let mut write = write.or("io.weight", io_weight(weight).to_string()).range("10 to 1000");
-        write.undo = Undo::Key("100");
-        write.value = format!("default {weight}").into();
-        write.or = Some(("io.weight", format!("default {}", io_weight(weight))));
-        out.push(write);
+        let write = new("linux.resources.blockIO.weight", "io.bfq.weight", format!("default {weight}"));
+        let write = write.or("io.weight", format!("default {}", io_weight(weight))).range("10 to 1000");
+        out.push(write.keyed("100"));
     }
     for device in &io.weight_device {
         if let Some(weight) = set(device.weight) {

@@ -91,15 +91,12 @@ impl Node {
 
     /// Makes the cgroup, and the directories above it that are missing.
     pub(super) fn make(&mut self) -> rustix::io::Result<Made> {
-        let planned = if self.parents > 0 { Err(Errno::NOENT) } else { mkdir(self.dir.path()) };
-        let result = match planned {
-            Err(Errno::NOENT) => {
-                // Either the plan says so, or another container removed its parents meanwhile.
-                self.parents = self.parents.max(self.missing_parents());
-                self.make_path()
-            }
-            other => other,
-        };
+        let mut result = if self.parents > 0 { self.make_path() } else { mkdir(self.dir.path()) };
+        if result == Err(Errno::NOENT) {
+            // Another container has removed its parents since the plan, and they were ours too.
+            self.parents = self.missing_parents();
+            result = self.make_path();
+        }
         match result {
             Ok(()) => Ok(Made::Fresh),
             Err(Errno::EXIST) => Ok(Made::Found),

@@ -51,6 +51,13 @@ impl UnitRecord {
 impl Unit {
     pub(super) fn plan(cgroups_path: Option<&str>, id: &str, rootless: bool) -> Result<Unit> {
         let place = UnitPlace::read(cgroups_path, id, rootless)?;
+        // As sd_booted(3) finds out.
+        if rustix::fs::access("/run/systemd/system", rustix::fs::Access::EXISTS).is_err() {
+            return Err(Error::new(Class::Unsupported, "plan the container's cgroup")
+                .on(place.unit)
+                .because("systemd does not run this host")
+                .hint("use --cgroup-manager cgroupfs"));
+        }
         let inner = match Layout::of_host(false)? {
             Layout::V1(_) if rootless => {
                 return Err(Error::new(Class::Unsupported, "plan the container's cgroup")
