@@ -5,6 +5,10 @@ use super::names;
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
+
+/// How old a record may be: pids come again, and a filter's victim is looked at at once.
+const RECENT: Duration = Duration::from_secs(10);
 
 /// What the kernel logged when a filter killed a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,8 @@ impl Killed {
 /// daemon has taken the record, or it was lost.
 pub fn killed(pid: i32) -> Option<Killed> {
     let mut log = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").ok()?;
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).ok()?;
+    let since = Duration::from(now).saturating_sub(RECENT);
     let mut record = [0u8; 8192];
     let mut found = None;
     // Each read is one record, from the oldest. EPIPE: it was overwritten meanwhile, the next one
@@ -40,16 +46,21 @@ pub fn killed(pid: i32) -> Option<Killed> {
     loop {
         match log.read(&mut record) {
             Ok(0) => return found,
-            Ok(len) => found = parse(&String::from_utf8_lossy(&record[..len]), pid).or(found),
+            Ok(len) => found = parse(&String::from_utf8_lossy(&record[..len]), pid, since).or(found),
             Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {}
             Err(_) => return found,
         }
     }
 }
 
-/// Reads one record: `…audit: type=1326 … pid=7 … sig=31 arch=c000003e syscall=59 …`.
-fn parse(record: &str, pid: i32) -> Option<Killed> {
-    let text = record.split_once("type=1326 ")?.1;
+/// Reads one record: `5,SEQUENCE,MICROSECONDS,-;audit: type=1326 … pid=7 … sig=31 arch=c000003e
+/// syscall=59 …`.
+fn parse(record: &str, pid: i32, since: Duration) -> Option<Killed> {
+    let (prefix, text) = record.split_once("type=1326 ")?;
+    let time = prefix.split(',').nth(2)?.parse().map(Duration::from_micros).ok()?;
+    if time < since {
+        return None;
+    }
     // The name of the command is the process's own choice; what counts comes before and after it.
     let (head, tail) = text.split_once(" comm=")?;
     let field = |text: &str, name: &str| {
@@ -74,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_record_names_the_syscall() {
-        let killed = parse(RECORD, 77).unwrap();
+        let killed = parse(RECORD, 77, Duration::ZERO).unwrap();
         assert_eq!(killed, Killed { arch: 0xc000_003e, number: 165 });
         if super::super::Native::HOST == super::super::Native::X86_64 {
             assert_eq!(killed.describe(), "mount");
@@ -86,9 +97,12 @@ mod tests {
 
     #[test]
     fn other_records_tell_nothing() {
-        assert_eq!(parse(RECORD, 3), None);
-        assert_eq!(parse(&RECORD.replace("sig=31", "sig=0"), 77), None);
-        assert_eq!(parse("6,1,1,-;eth0: link up\n", 77), None);
-        assert_eq!(parse("", 77), None);
+        let none =
+            |record: &str, pid, since| assert_eq!(parse(record, pid, Duration::from_micros(since)), None);
+        none(RECORD, 3, 0);
+        none(RECORD, 77, 100);
+        none(&RECORD.replace("sig=31", "sig=0"), 77, 0);
+        none("6,1,1,-;eth0: link up\n", 77, 0);
+        none("", 77, 0);
     }
 }

@@ -26,6 +26,8 @@ mod kernel_test;
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]
+mod peer_test;
+#[cfg(test)]
 mod sample;
 
 pub use arch::{Abi, Native};
