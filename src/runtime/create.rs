@@ -17,7 +17,7 @@ use crate::process::{self, hooks};
 use crate::rootfs::{CgroupView, Hierarchy, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::load::Loaded;
-use crate::spec::{self, HookPoint, Hooks, NamespaceKind, Process, Spec, State};
+use crate::spec::{self, HookPoint, Hooks, NamespaceKind, Process, Resources, Spec, State};
 use crate::state::{Init, Locked, Phase, Record, Undo};
 use crate::sys::clone::Child;
 use crate::sys::{pidfd, socket, time};
@@ -113,6 +113,7 @@ struct Planned {
     capabilities: Sets,
     filter: Option<Program>,
     cgroup: std::cell::Cell<Option<Manager>>,
+    rootless: bool,
 }
 
 impl Planned {
@@ -147,6 +148,7 @@ impl Planned {
             capabilities: Sets::new(process.capabilities.as_ref()),
             filter,
             cgroup: std::cell::Cell::new(Some(cgroup)),
+            rootless: context.rootless,
             config,
             bundle,
             process,
@@ -158,6 +160,13 @@ impl Planned {
 
     fn spec(&self) -> &Spec {
         &self.config.spec
+    }
+
+    fn resources(&self) -> std::borrow::Cow<'_, Resources> {
+        match &self.spec().linux.resources {
+            Some(resources) => std::borrow::Cow::Borrowed(resources),
+            None => std::borrow::Cow::Owned(Resources::default()),
+        }
     }
 
     fn bundle(&self) -> &str {
@@ -226,8 +235,11 @@ impl Recorded {
     /// Makes the cgroup and the init.
     fn spawn(mut self, planned: &Planned, request: &Request, started_by: StartedBy) -> Result<Spawned> {
         self.cgroup.create()?;
-        if let Some(resources) = &planned.spec().linux.resources {
-            self.cgroup.apply(resources)?;
+        let resources = planned.resources();
+        // Also without any limit: then too only the default devices may be used.
+        match planned.rootless {
+            true => self.cgroup.apply_rootless(&resources)?,
+            false => self.cgroup.apply(&resources)?,
         }
         let placement = self.cgroup.placement()?;
         let listener = match started_by {
@@ -303,17 +315,31 @@ impl Spawned {
         }
     }
 
+    /// Has systemd make the cgroup around the init, where it is systemd's, and writes down where it
+    /// has become.
+    fn adopt(&mut self, planned: &Planned) -> Result<()> {
+        let (Some(recorded), Some(child)) = (&mut self.recorded, &self.child) else { return Ok(()) };
+        if !recorded.cgroup.needs_adopt() {
+            return Ok(());
+        }
+        recorded.cgroup.adopt(child.pid.as_raw(), &planned.resources(), planned.rootless)?;
+        recorded.record.undo = vec![Undo::Cgroup(container::stored(&recorded.cgroup)?)];
+        recorded.locked()?.write(&recorded.record)
+    }
+
     /// Does for the init what only the parent can, runs the runtime's hooks when the init asks,
     /// and waits until it is ready. Answers the master of its terminal.
     fn configure(&mut self, planned: &Planned) -> Result<Option<OwnedFd>> {
         let placement = std::mem::replace(&mut self.placement, Placement::None);
-        let (recorded, child, channel) = self.parts()?;
+        let (_, child, _) = self.parts()?;
         if let Some(adjust) = planned.process.oom_score_adj {
             credentials::adjust_oom_score(child.pid.as_raw(), adjust)?;
         }
         if planned.namespaces.creates_user() {
             namespaces::write_maps(child.pid, &Maps::of(&planned.spec().linux))?;
         }
+        self.adopt(planned)?;
+        let (recorded, child, channel) = self.parts()?;
         let tasks = match placement {
             Placement::Tasks(tasks) | Placement::Hybrid(_, tasks) => tasks,
             Placement::None | Placement::IntoCgroup(_) => Vec::new(),
@@ -402,7 +428,8 @@ fn cgroup_view(cgroup: &Manager, namespaced: bool) -> CgroupView {
     match cgroup {
         Manager::Disabled => CgroupView::None,
         _ if mounts.is_empty() => CgroupView::None,
-        Manager::V1(_) => CgroupView::Legacy {
+        // On v1 each hierarchy has a name; systemd may be on either.
+        _ if !mounts[0].hierarchy.is_empty() => CgroupView::Legacy {
             hierarchies: mounts
                 .iter()
                 .filter(|mount| !mount.hierarchy.is_empty())
