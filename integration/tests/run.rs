@@ -92,7 +92,8 @@ fn a_foreground_container_can_be_killed_from_elsewhere() {
     let c = scene.payload(&["echo", "up", "--", "sleep", "100"]);
     let running = c.run_with(&[]).spawn();
     running.until_it_says("up");
-    assert_eq!(c.status(), "running");
+    // The payload may print before the runtime has noted that it runs.
+    c.until("running");
     c.kill("KILL").ok();
     running.wait().exits(128 + 9);
     scene.is_clean();
