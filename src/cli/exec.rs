@@ -19,6 +19,7 @@ pub(super) const COMMAND: Command = Command {
             required: false,
             rest: true,
             greedy: false,
+            many: false,
             help: "the program and its arguments",
         },
     ],

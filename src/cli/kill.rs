@@ -16,6 +16,7 @@ pub(super) const COMMAND: Command = Command {
             required: false,
             rest: false,
             greedy: false,
+            many: false,
             help: "its name or number [default: SIGTERM]",
         },
     ],

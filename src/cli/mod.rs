@@ -3,6 +3,7 @@
 
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod help;
@@ -16,7 +17,9 @@ mod seccomp;
 mod spec;
 mod start;
 mod state;
+mod stats;
 mod table;
+mod update;
 
 pub use parse::Parsed;
 pub use table::{Args, Command};
@@ -65,6 +68,9 @@ const COMMANDS: &[Command] = &[
     pause::RESUME,
     ps::COMMAND,
     list::COMMAND,
+    update::COMMAND,
+    events::COMMAND,
+    stats::COMMAND,
     spec::COMMAND,
     features::COMMAND,
     seccomp::COMMAND,
@@ -252,6 +258,13 @@ mod tests {
         "ps --format json id",
         "ps --format table id",
         "list --format=json -q",
+        "update --resources - id",
+        "update --resources=/f id",
+        "update -r=- id",
+        "update --memory 64m --memory-swap -1 --pids-limit=-1 id",
+        "events --stats id",
+        "events --interval=5s id",
+        "stats a b --no-stream",
         "spec --rootless -b /b",
         "features",
         "--debug=true --rootless=false pause id",

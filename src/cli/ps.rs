@@ -18,6 +18,7 @@ pub(super) const COMMAND: Command = Command {
             required: false,
             rest: true,
             greedy: true,
+            many: false,
             help: "options of ps(1) [default: -ef]",
         },
     ],

@@ -18,6 +18,7 @@ pub(super) const COMMAND: Command = Command {
             required: true,
             rest: false,
             greedy: false,
+            many: false,
             help: "what to do: the word \"explain\"",
         },
         Positional {
@@ -25,6 +26,7 @@ pub(super) const COMMAND: Command = Command {
             required: true,
             rest: false,
             greedy: false,
+            many: false,
             help: "config.json, a bundle, or a profile alone",
         },
         Positional {
@@ -32,6 +34,7 @@ pub(super) const COMMAND: Command = Command {
             required: false,
             rest: false,
             greedy: false,
+            many: false,
             help: "a syscall's name or number",
         },
         Positional {
@@ -39,6 +42,7 @@ pub(super) const COMMAND: Command = Command {
             required: false,
             rest: true,
             greedy: false,
+            many: false,
             help: "its arguments, decimal or 0x…",
         },
     ],

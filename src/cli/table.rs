@@ -65,6 +65,8 @@ pub struct Positional {
     /// Whether it does so from its first word on, which may then look like an option of dhow's
     /// own: `ps ID -f`.
     pub greedy: bool,
+    /// Whether there may be several words of it, with options before, between and after them.
+    pub many: bool,
     /// One line of help.
     pub help: &'static str,
 }
@@ -75,6 +77,7 @@ pub const ID: Positional = Positional {
     required: true,
     rest: false,
     greedy: false,
+    many: false,
     help: "the name of the container",
 };
 

@@ -3,6 +3,7 @@
 mod container;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod explain;
 mod features;
@@ -15,10 +16,12 @@ mod ps;
 mod run;
 mod spec;
 mod start;
+mod update;
 
 pub use container::{Container, Context};
 pub use create::{Created, Request, StartedBy, create};
 pub use delete::delete;
+pub use events::{Event, Network, events, network, stats};
 pub use exec::{ExecRequest, exec};
 pub use explain::{ExplainRequest, explain_seccomp};
 pub use features::features;
@@ -29,3 +32,4 @@ pub use ps::{PsFormat, ps};
 pub use run::{RunOptions, run};
 pub use spec::write_spec;
 pub use start::start;
+pub use update::update;
