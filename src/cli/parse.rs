@@ -49,7 +49,7 @@ pub fn parse(argv: &[String], globals: &'static [Flag], commands: &'static [Comm
             }
         }
     }
-    let most = if command.positionals.last().is_some_and(|p| p.rest) {
+    let most = if command.positionals.last().is_some_and(|p| p.rest || p.many) {
         usize::MAX
     } else {
         command.positionals.len()
