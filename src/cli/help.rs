@@ -31,7 +31,11 @@ use clap::builder::TypedValueParser as _;
 fn subcommand(command: &'static Command) -> clap::Command {
     let positionals = command.positionals.iter().map(|positional| {
         let arg = Arg::new(positional.name).help(positional.help).required(positional.required);
-        if positional.rest { arg.num_args(0..).trailing_var_arg(true).allow_hyphen_values(true) } else { arg }
+        match (positional.rest, positional.many) {
+            (true, _) => arg.num_args(0..).trailing_var_arg(true).allow_hyphen_values(true),
+            (false, true) => arg.num_args(1..),
+            (false, false) => arg,
+        }
     });
     clap::Command::new(command.name)
         .about(command.about)
