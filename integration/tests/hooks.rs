@@ -64,7 +64,8 @@ fn the_state_is_on_a_hooks_stdin() {
     let scene = Scene::new();
     let dir = scene.dir().display().to_string();
     let c = scene.container(|c| {
-        c.set("/annotations", json!({ "k": "v" }));
+        // It outlives the poststart hook, which is to see it run.
+        c.set("/annotations", json!({ "k": "v" })).payload(&["sleep", "100"]);
         for point in ON_HOST {
             c.hook(point, &format!("cat > {dir}/{point}"));
         }
@@ -72,6 +73,7 @@ fn the_state_is_on_a_hooks_stdin() {
     c.create().ok();
     let pid = c.pid();
     c.start().ok();
+    c.kill("KILL").ok();
     c.until("stopped");
     c.delete().ok();
     for (point, status) in [
