@@ -94,10 +94,8 @@ pub enum Call {
 
 /// Understands argv, without the program's name.
 pub fn understand(argv: &[String]) -> Call {
-    if let [only] = argv {
-        if matches!(only.as_str(), "--version" | "-v" | "-version") {
-            return Call::Text(format!("dhow {VERSION}\n"));
-        }
+    if matches!(argv, [only] if matches!(only.as_str(), "--version" | "-v" | "-version")) {
+        return Call::Text(format!("dhow {VERSION}\n"));
     }
     if let Some(parsed) = parse::parse(argv, GLOBALS, COMMANDS) {
         return Call::Command(parsed);

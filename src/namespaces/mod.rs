@@ -179,7 +179,8 @@ pub fn flag(kind: NamespaceKind) -> CloneFlags {
         NamespaceKind::Uts => CloneFlags::CLONE_NEWUTS,
         NamespaceKind::Mount => CloneFlags::CLONE_NEWNS,
         NamespaceKind::Cgroup => CloneFlags::CLONE_NEWCGROUP,
-        NamespaceKind::Time => CloneFlags::from_bits_retain(CLONE_NEWTIME as i32),
+        // Fits: it is bit 7.
+        NamespaceKind::Time => CloneFlags::from_bits_retain(i32::try_from(CLONE_NEWTIME).unwrap_or(0)),
     }
 }
 
@@ -206,7 +207,7 @@ mod tests {
     use super::*;
     use NamespaceKind::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
 
-    fn plan(namespaces: serde_json::Value) -> Plan {
+    fn plan(namespaces: impl serde::Serialize) -> Plan {
         let linux: Linux = serde_json::from_value(serde_json::json!({ "namespaces": namespaces })).unwrap();
         Plan::new(&linux)
     }

@@ -58,7 +58,7 @@ pub struct Init<'a> {
 ///
 /// # Errors
 /// The step that failed. The caller sends it to the parent.
-pub fn become_payload(init: Init<'_>, channel: &Channel) -> Result<Infallible> {
+pub fn become_payload(init: &Init<'_>, channel: &Channel) -> Result<Infallible> {
     init.enter_namespaces(channel)?;
     init.begin_session()?;
     let (mut entered, console) = init.build_rootfs(channel)?;

@@ -12,7 +12,7 @@ use crate::sys::path::Leaf;
 use nix::errno::Errno;
 use rustix::fs::{CWD, Mode};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One v1 hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub(super) fn mount(building: &Building<'_>, step: &Step, view: &CgroupView) -> 
     }
 }
 
-fn unified(directory: &PathBuf, namespaced: bool, attributes: Attributes) -> nix::Result<OwnedFd> {
+fn unified(directory: &Path, namespaced: bool, attributes: Attributes) -> nix::Result<OwnedFd> {
     if namespaced {
         let filesystem = Filesystem::open("cgroup2")?;
         filesystem.set("source", "cgroup")?;

@@ -140,10 +140,10 @@ impl Building<'_> {
     /// Binds the host's device node, after a look that it is the device that was asked for
     /// (CVE-2025-31133): what is bound is the very fd that was looked at.
     fn bind_node(&self, directory: BorrowedFd<'_>, name: &str, node: Node<'_>) -> nix::Result<()> {
-        if let Ok(existing) = path_nofollow(directory, name) {
-            if is_device(existing.as_fd(), node)? {
-                return Ok(());
-            }
+        if let Ok(existing) = path_nofollow(directory, name)
+            && is_device(existing.as_fd(), node)?
+        {
+            return Ok(());
         }
         let host = mount::open_tree(CWD, Path::new(node.path), false, true)?;
         if !is_device(host.as_fd(), node)? {

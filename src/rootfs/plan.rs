@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn plan(mounts: Value) -> Result<Plan> {
+    fn plan(mounts: impl serde::Serialize) -> Result<Plan> {
         let spec = json!({"root": {"path": "rootfs", "readonly": true}, "mounts": mounts});
         Plan::new(&serde_json::from_value(spec).unwrap(), Path::new("/bundle"))
     }

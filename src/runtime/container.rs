@@ -1,7 +1,8 @@
 //! A container as commands see it: its record, and what is true of it now.
 
-use crate::cgroups::{self, Driver, Manager};
+use crate::cgroups::{self, Driver, Manager, Placement};
 use crate::error::{Class, Error, Result};
+use crate::process::protocol::{Channel, Message};
 use crate::spec::{NamespaceKind, State};
 use crate::state::{Init, Locked, Operation, Record, Status, Store};
 use serde_json::value::RawValue;
@@ -120,6 +121,16 @@ pub(super) fn manager_of(record: &Record) -> Result<Manager> {
 pub(super) fn stored(manager: &Manager) -> Result<Box<RawValue>> {
     serde_json::value::to_raw_value(&manager.record())
         .map_err(|error| Error::new(Class::Internal, "write the state record").because(error.to_string()))
+}
+
+/// Tells a child that all is there, with the files by which it enters its cgroup.
+pub(super) fn let_proceed(channel: &Channel, placement: Placement) -> Result<()> {
+    let tasks = match placement {
+        Placement::Tasks(tasks) | Placement::Hybrid(_, tasks) => tasks,
+        Placement::None | Placement::IntoCgroup(_) => Vec::new(),
+    };
+    // One that has ended before it could listen may have said why.
+    channel.send(&Message::Proceed(tasks)).map_err(|error| channel.expect().err().unwrap_or(error))
 }
 
 /// Names this boot of the host (random(4), boot_id); empty when /proc does not tell.

@@ -277,9 +277,9 @@ impl Recorded {
                     false => namespaces::create_time(&planned.namespaces.time_offsets),
                 }
             };
-            process::spawn_staged(flags, into, enter, |channel| init::become_payload(init, channel))?
+            process::spawn_staged(flags, into, enter, |channel| init::become_payload(&init, channel))?
         } else {
-            process::spawn(flags, into, |channel| init::become_payload(init, channel))?
+            process::spawn(flags, into, |channel| init::become_payload(&init, channel))?
         };
         Ok(Spawned {
             recorded: Some(self),
@@ -340,14 +340,7 @@ impl Spawned {
         }
         self.adopt(planned)?;
         let (recorded, child, channel) = self.parts()?;
-        let tasks = match placement {
-            Placement::Tasks(tasks) | Placement::Hybrid(_, tasks) => tasks,
-            Placement::None | Placement::IntoCgroup(_) => Vec::new(),
-        };
-        if let Err(error) = channel.send(&Message::Proceed(tasks)) {
-            // It ended before it could listen; it may have said why.
-            return Err(channel.expect().err().unwrap_or(error));
-        }
+        container::let_proceed(channel, placement)?;
         let mut console = None;
         loop {
             match channel.expect()? {

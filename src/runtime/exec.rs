@@ -1,6 +1,6 @@
 //! `exec`: another process in a container that runs.
 
-use super::container::{Container, Context};
+use super::container::{Container, Context, let_proceed};
 use super::create::{CONFIG, connect_console_socket, send_console, write_pid_file};
 use super::filter;
 use super::foreground::{Signals, size_as_caller, stay};
@@ -236,13 +236,7 @@ fn talk(
     placement: Placement,
     take_listener: &dyn Fn(&OwnedFd) -> Result<()>,
 ) -> Result<Option<OwnedFd>> {
-    let tasks = match placement {
-        Placement::Tasks(tasks) | Placement::Hybrid(_, tasks) => tasks,
-        Placement::None | Placement::IntoCgroup(_) => Vec::new(),
-    };
-    if let Err(error) = channel.send(&Message::Proceed(tasks)) {
-        return Err(channel.expect().err().unwrap_or(error));
-    }
+    let_proceed(channel, placement)?;
     let mut console = None;
     loop {
         match channel.receive()? {

@@ -135,8 +135,10 @@ mod tests {
         // SAFETY: the block is this allocator's, with this layout.
         let moved = unsafe { allocator.realloc(block, layout, LARGE + 1) };
         assert!(ArenaThenSystem::offset_of(moved).is_none());
+        // SAFETY: the block has more than 16 bytes.
+        let last = unsafe { moved.add(15) };
         // SAFETY: the first 16 bytes were copied.
-        assert_eq!(unsafe { moved.add(15).read() }, 7);
+        assert_eq!(unsafe { last.read() }, 7);
         // SAFETY: the block is the system's, with this layout.
         unsafe { allocator.dealloc(moved, Layout::from_size_align(LARGE + 1, 8).unwrap()) };
     }

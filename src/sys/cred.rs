@@ -23,11 +23,12 @@ struct CapData {
 const VERSION_3: u32 = 0x2008_0522;
 
 fn low(bits: CapBits) -> u32 {
-    (bits & u64::from(u32::MAX)) as u32
+    let [a, b, c, d, ..] = bits.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 fn high(bits: CapBits) -> u32 {
-    (bits >> 32) as u32
+    low(bits >> 32)
 }
 
 /// Sets the three sets of this thread in one capset(2); caps would take two calls for each.

@@ -87,7 +87,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let state = *fields.next()?.first()?;
     let flags: u32 = number(fields.nth(5)?)?;
     let start_time = number(fields.nth(12)?)?;
-    let status: i32 = if fields.clone().count() == 30 { number(fields.last()?)? } else { 0 };
+    let status: i32 = if fields.clone().count() == 30 { number(fields.next_back()?)? } else { 0 };
     let ends = flags & PF_EXITING != 0 || matches!(state, b'Z' | b'X' | b'x');
     Some(Stat { state, start_time, end_signal: if ends { status & 0x7f } else { 0 } })
 }
