@@ -33,11 +33,18 @@ impl Data {
 
 /// What a filter returns for a syscall; `None` for a program that the kernel would not have taken.
 pub fn run(code: &[sock_filter], data: &Data) -> Option<u32> {
+    run_counted(code, data).map(|(value, _)| value)
+}
+
+/// As [`run`], with the number of instructions that it took.
+pub fn run_counted(code: &[sock_filter], data: &Data) -> Option<(u32, usize)> {
     let mut held = 0u32;
     let mut at = 0usize;
+    let mut steps = 0;
     loop {
         let i = code.get(at)?;
         at += 1;
+        steps += 1;
         let holds = match i.code {
             LD => {
                 held = data.word(i.k)?;
@@ -51,7 +58,7 @@ pub fn run(code: &[sock_filter], data: &Data) -> Option<u32> {
                 at += i.k as usize;
                 continue;
             }
-            RET => return Some(i.k),
+            RET => return Some((i.k, steps)),
             JEQ => held == i.k,
             JGT => held > i.k,
             JGE => held >= i.k,
