@@ -160,7 +160,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn plan(mounts: impl serde::Serialize) -> Result<Plan> {
         let spec = json!({"root": {"path": "rootfs", "readonly": true}, "mounts": mounts});
