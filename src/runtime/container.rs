@@ -7,6 +7,7 @@ use crate::spec::{NamespaceKind, State};
 use crate::state::{Init, Locked, Operation, Record, Status, Store};
 use serde_json::value::RawValue;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 /// What holds for every command of one call: where containers are, who makes cgroups.
 #[derive(Debug, Clone)]
@@ -134,7 +135,10 @@ pub(super) fn let_proceed(channel: &Channel, placement: Placement) -> Result<()>
 }
 
 /// Names this boot of the host (random(4), boot_id); empty when /proc does not tell.
-pub(super) fn boot_id() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim_end().to_owned()
+pub(super) fn boot_id() -> &'static str {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        text.trim_end().to_owned()
+    })
 }

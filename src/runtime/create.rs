@@ -179,7 +179,7 @@ impl Planned {
         let locked = context.store.create(&request.id)?;
         let spec = self.spec();
         let record = Record {
-            boot: container::boot_id(),
+            boot: container::boot_id().to_owned(),
             bundle: self.bundle.clone(),
             rootfs: self.rootfs.rootfs.clone(),
             oci_version: spec.oci_version.clone(),
