@@ -74,8 +74,9 @@ peers: ## other runtimes and engines, in a Debian sid folder
 	@.ci/need debootstrap:debootstrap
 	integration/peers.sh all
 
-install: build ## bin/dhow into $(DESTDIR)$(PREFIX)/bin
+install: build ## bin/dhow and its man page below $(DESTDIR)$(PREFIX)
 	install -D -m 755 bin/dhow $(DESTDIR)$(PREFIX)/bin/dhow
+	install -D -m 644 man/dhow.8 $(DESTDIR)$(PREFIX)/share/man/man8/dhow.8
 
 clean: ## what was built
 	cargo clean

@@ -9,6 +9,8 @@ mod features;
 mod help;
 mod kill;
 mod list;
+#[cfg(test)]
+mod man;
 mod parse;
 mod pause;
 mod ps;
