@@ -119,3 +119,27 @@ fn running_out_of_memory_is_an_event() {
     let outcome = scene.dhow(["events", "--interval=10s", c.id()]).run().ok();
     assert!(outcome.stdout.contains("\"type\":\"oom\""), "{outcome}");
 }
+
+#[test]
+fn a_payload_that_memory_runs_out_for_is_named_with_its_limit() {
+    skip_unless!(machine::has_controller("memory"), "no mounted hierarchy has the memory controller");
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.set("/linux/resources/memory", json!({ "limit": 16 << 20, "swap": 16 << 20 }))
+            .payload(&["alloc", "64"]);
+    });
+    let outcome = c.run().exits(137);
+    assert!(outcome.stderr.contains("out of memory") && outcome.stderr.contains("16777216"), "{outcome}");
+    scene.is_clean();
+}
+
+#[test]
+fn an_init_that_memory_runs_out_for_is_named_with_its_limit() {
+    skip_unless!(machine::has_controller("memory"), "no mounted hierarchy has the memory controller");
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.set("/linux/resources/memory", json!({ "limit": 8192, "swap": 8192 })).payload(&["exit", "0"]);
+    });
+    c.create().fails(&["out of memory", "limit 8192"]);
+    scene.is_clean();
+}

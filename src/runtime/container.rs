@@ -124,6 +124,14 @@ pub(super) fn stored(manager: &Manager) -> Result<Box<RawValue>> {
         .map_err(|error| Error::new(Class::Internal, "write the state record").because(error.to_string()))
 }
 
+/// What the kernel did to a container whose memory ran out, in words; `None` when it did nothing.
+pub(super) fn out_of_memory(cgroup: &Manager) -> Option<String> {
+    let oom = cgroup.oom().ok().flatten().filter(|oom| oom.kills > 0)?;
+    let limit =
+        oom.limit.map_or_else(|| "no limit of its own".to_owned(), |limit| format!("limit {limit} bytes"));
+    Some(format!("out of memory: the kernel killed {} of the container's processes ({limit})", oom.kills))
+}
+
 /// Tells a child that all is there, with the files by which it enters its cgroup.
 pub(super) fn let_proceed(channel: &Channel, placement: Placement) -> Result<()> {
     let tasks = match placement {

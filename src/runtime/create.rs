@@ -89,7 +89,7 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
     let planned = Planned::new(context, request, &console, started_by)?;
     let recorded = planned.record(context, request)?;
     let mut spawned = recorded.spawn(&planned, request, started_by)?;
-    let master = spawned.configure(&planned)?;
+    let master = spawned.configure(&planned).map_err(|error| spawned.explain(error))?;
     let kept = match (master, console) {
         (Some(master), Some(socket)) => {
             send_console(&socket, &master)?;
@@ -325,6 +325,17 @@ impl Spawned {
         recorded.cgroup.adopt(child.pid.as_raw(), &planned.resources(), planned.rootless)?;
         recorded.record.undo = vec![Undo::Cgroup(container::stored(&recorded.cgroup)?)];
         recorded.locked()?.write(&recorded.record)
+    }
+
+    /// The error of an init that ended without a word, with the reason where the kernel tells it.
+    fn explain(&self, error: Error) -> Error {
+        let oom = self.recorded.as_ref().and_then(|recorded| container::out_of_memory(&recorded.cgroup));
+        match oom {
+            Some(words) if error.class == Class::System => Error::new(Class::System, "create the container")
+                .because(words)
+                .hint("raise linux.resources.memory.limit"),
+            _ => error,
+        }
     }
 
     /// Does for the init what only the parent can, runs the runtime's hooks when the init asks,

@@ -1,6 +1,6 @@
 //! `run`: create, start, stay until the end, delete.
 
-use super::container::{Container, Context};
+use super::container::{Container, Context, out_of_memory};
 use super::create::{Created, Request, StartedBy, create};
 use super::delete::{delete, remove};
 use super::foreground::{Signals, stay};
@@ -9,6 +9,9 @@ use crate::error::{Class, Error, Result};
 use crate::log;
 use crate::process::protocol::Message;
 use crate::state::Status;
+
+/// The exit status of a payload that SIGKILL ended, as the OOM killer does.
+const KILLED: i32 = 128 + libc::SIGKILL;
 
 /// How `run` differs from `create` and `start`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -52,6 +55,17 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     // Others may pause, exec into or kill the container while it runs.
     drop(locked);
     let status = stay(&child, &signals, console)?;
+    if status == KILLED {
+        // Told before the cgroup that knows it is gone.
+        if let Some(words) = Container::open(context, &request.id)
+            .and_then(|c| c.cgroup())
+            .ok()
+            .as_ref()
+            .and_then(out_of_memory)
+        {
+            log::warn(&words);
+        }
+    }
     if !options.keep {
         delete(context, &request.id, false).or_else(|error| match error.class {
             // Someone else was faster.
