@@ -8,7 +8,7 @@ use crate::log;
 use crate::process;
 use crate::seccomp::{self, Options, ProcessState, Program, report};
 use crate::spec::{Seccomp, Spec, State};
-use crate::state::Init;
+use crate::state::{Init, Locked};
 use crate::sys::pidfd;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
@@ -57,16 +57,21 @@ pub(super) fn send_listener(spec: &Spec, listener: &OwnedFd, pid: i32, state: &S
 ///
 /// # Errors
 /// [`Class::CommandDenied`] for such an init.
-pub(super) fn lives_on(init: Init) -> Result<bool> {
+pub(super) fn lives_on(locked: &Locked, init: Init) -> Result<bool> {
     let Some(stat) = pidfd::stat(Pid::from_raw(init.pid)).filter(|stat| stat.start_time == init.start_time)
     else {
         return Ok(false);
     };
     if stat.end_signal == libc::SIGSYS {
-        // The kernel's log is read in this case alone.
-        let words = process::filter::blame(init.pid);
-        if words.ends_with("calling execve") {
-            return Err(Error::new(Class::CommandDenied, "start the payload").because(words));
+        // Only in this case is the filter looked at: under one that kills for execve, no payload
+        // has ever run. The kernel's log cannot tell it for sure; it drops lines under load.
+        let stored = std::fs::read(locked.path().join(FILTER)).unwrap_or_default();
+        if Program::from_bytes(&stored).is_ok_and(|program| program.kills("execve")) {
+            return Err(Error::new(Class::CommandDenied, "start the payload")
+                .because("the seccomp profile killed it for calling execve")
+                .hint(
+                    "linux.seccomp must allow what the payload needs; `dhow seccomp explain` shows the rule",
+                ));
         }
     }
     Ok(!stat.has_ended())

@@ -60,7 +60,7 @@ pub(super) fn confirm(init: &Channel) -> Result<()> {
 /// Writes down that the payload runs, and runs the poststart hooks.
 pub(super) fn mark_started(locked: &Locked, mut container: Container) -> Result<()> {
     container.status = match container.record.init {
-        Some(init) if filter::lives_on(init)? => Status::Running,
+        Some(init) if filter::lives_on(locked, init)? => Status::Running,
         _ => Status::Exited,
     };
     container.record.phase = Phase::Started;

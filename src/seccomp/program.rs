@@ -48,11 +48,21 @@ impl Program {
     /// The errno with which the filter answers a syscall of this kernel's own ABI, if it does so
     /// whatever the arguments are not: they are taken as zero.
     pub fn errno_of(&self, syscall: &str) -> Option<i32> {
-        let abi = Native::HOST.abi();
-        let number = names::number_of(abi, syscall)?;
-        let value = vm::run(&self.code, &vm::Data { number, arch: abi.audit(), args: [0; 6] })?;
+        let value = self.answer_to(syscall)?;
         let errno = i32::try_from(value & ret::DATA).ok()?;
         (value & ret::ACTION == ret::ERRNO).then_some(errno)
+    }
+
+    /// Whether the filter kills for a syscall of this kernel's own ABI, all of whose arguments are zero.
+    pub fn kills(&self, syscall: &str) -> bool {
+        let action = self.answer_to(syscall).map(|value| value & ret::ACTION);
+        matches!(action, Some(ret::KILL_PROCESS | ret::KILL_THREAD))
+    }
+
+    fn answer_to(&self, syscall: &str) -> Option<u32> {
+        let abi = Native::HOST.abi();
+        let number = names::number_of(abi, syscall)?;
+        vm::run(&self.code, &vm::Data { number, arch: abi.audit(), args: [0; 6] })
     }
 
     /// The program as it is stored beside the container's record.
