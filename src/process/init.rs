@@ -127,10 +127,11 @@ impl Init<'_> {
     fn build_rootfs(&self, channel: &Channel) -> Result<(Entered, Option<Terminal>)> {
         let in_user_namespace = self.in_user_namespace();
         // Modes of what is made are meant as they are written.
-        nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+        let umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         let mut building = Building::begin(self.rootfs, in_user_namespace)?;
         building.mount_all(&self.cgroups)?;
         building.fill_dev(&self.spec.linux.devices)?;
+        nix::sys::stat::umask(umask);
         let hooks = &self.spec.hooks;
         if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {
             channel.send(&Message::HooksPlease)?;

@@ -97,7 +97,8 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
         }
         (master, _) => master,
     };
-    let mut created = spawned.finish(request, started_by)?;
+    let mut created =
+        spawned.finish(request, started_by, !planned.spec().hooks.start_container.is_empty())?;
     created.console = kept;
     Ok(created)
 }
@@ -377,7 +378,7 @@ impl Spawned {
     }
 
     /// Writes down that the container is created. From here on it stays.
-    fn finish(mut self, request: &Request, started_by: StartedBy) -> Result<Created> {
+    fn finish(mut self, request: &Request, started_by: StartedBy, has_start_hooks: bool) -> Result<Created> {
         let (recorded, child, channel) = self.parts()?;
         let pid = child.pid;
         let stat = pidfd::stat(pid).ok_or_else(|| {
@@ -385,7 +386,10 @@ impl Spawned {
         })?;
         let mut record = recorded.record.clone();
         record.init = Some(Init { pid: pid.as_raw(), start_time: stat.start_time });
-        record.phase = Phase::Created;
+        // `run` starts it in the next moment: one record tells of both, unless a hook may look at
+        // the state in between.
+        let starts_now = started_by == StartedBy::Caller && !has_start_hooks;
+        record.phase = if starts_now { Phase::Started } else { Phase::Created };
         recorded.locked()?.write(&record)?;
         if let Some(file) = &request.pid_file {
             write_pid_file(file, pid.as_raw())?;

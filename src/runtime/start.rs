@@ -63,8 +63,10 @@ pub(super) fn mark_started(locked: &Locked, mut container: Container) -> Result<
         Some(init) if filter::lives_on(locked, init)? => Status::Running,
         _ => Status::Exited,
     };
-    container.record.phase = Phase::Started;
-    locked.write(&container.record)?;
+    if container.record.phase != Phase::Started {
+        container.record.phase = Phase::Started;
+        locked.write(&container.record)?;
+    }
     let poststart = &container.record.hooks.poststart;
     if poststart.is_empty() {
         return Ok(());
