@@ -236,6 +236,10 @@ impl Recorded {
     /// Makes the cgroup and the init.
     fn spawn(mut self, planned: &Planned, request: &Request, started_by: StartedBy) -> Result<Spawned> {
         self.cgroup.create()?;
+        if planned.rootless {
+            // Hierarchies that it may not use were left out; later commands must not look for them.
+            self.record.undo = vec![Undo::Cgroup(container::stored(&self.cgroup)?)];
+        }
         let resources = planned.resources();
         // Also without any limit: then too only the default devices may be used.
         match planned.rootless {
