@@ -131,11 +131,10 @@ impl Document {
     /// When it is neither, or both.
     pub fn parse(text: &[u8], media_type: &str) -> Result<Document> {
         let either: Either = parse(text, "manifest")?;
-        if let Some(own) = either.media_type.as_deref().filter(|own| !own.is_empty()) {
-            if !media_type.is_empty() && own != media_type {
-                let cause = format!("the descriptor says {media_type:?}, and the document itself {own:?}");
-                return Err(refused(cause));
-            }
+        let own = either.media_type.as_deref().unwrap_or_default();
+        if !own.is_empty() && !media_type.is_empty() && own != media_type {
+            let cause = format!("the descriptor says {media_type:?}, and the document itself {own:?}");
+            return Err(refused(cause));
         }
         match either {
             Either { manifests: Some(_), config: Some(_), .. }

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 pub struct Context {
     /// The containers.
     pub store: Store,
+    /// Where the image store is.
+    pub images: PathBuf,
     /// Who makes cgroups.
     pub cgroups: Driver,
     /// Whether dhow runs without root's rights.
@@ -21,7 +23,8 @@ pub struct Context {
 impl Context {
     /// A context on a directory of containers.
     pub fn new(root: impl Into<PathBuf>, cgroups: Driver, rootless: bool) -> Context {
-        Context { store: Store::new(root), cgroups, rootless }
+        let images = PathBuf::from("/var/lib/dhow/images");
+        Context { store: Store::new(root), images, cgroups, rootless }
     }
 }
 
