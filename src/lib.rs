@@ -6,6 +6,7 @@
 pub mod cgroups;
 pub mod cli;
 pub mod error;
+pub mod image;
 pub mod log;
 pub mod namespaces;
 pub mod process;

@@ -7,6 +7,7 @@ mod events;
 mod exec;
 mod features;
 mod help;
+mod image;
 mod kill;
 mod list;
 #[cfg(test)]
@@ -76,6 +77,7 @@ const COMMANDS: &[Command] = &[
     spec::COMMAND,
     features::COMMAND,
     seccomp::COMMAND,
+    image::COMMAND,
 ];
 
 /// What `--version` prints. go-runc looks for a first line that begins with `runc version`, docker
@@ -189,7 +191,11 @@ impl Parsed {
             Some("disabled") => Driver::Disabled,
             Some(text) => return Err(unknown("--cgroup-manager", text)),
         };
-        Ok(Context::new(globals.value("root").map_or_else(default_root, PathBuf::from), driver, rootless))
+        let root = globals.value("root").map(PathBuf::from);
+        // No container can be called so.
+        let images = root.as_ref().map_or_else(default_images, |root| root.join("@images"));
+        let context = Context::new(root.unwrap_or_else(default_root), driver, rootless);
+        Ok(Context { images, ..context })
     }
 }
 
@@ -200,6 +206,16 @@ fn default_root() -> PathBuf {
             PathBuf::from(directory).join("dhow")
         }
         _ => PathBuf::from("/run/dhow"),
+    }
+}
+
+/// Where images are when `--root` does not say: there after a reboot.
+fn default_images() -> PathBuf {
+    match std::env::var_os("XDG_DATA_HOME") {
+        Some(directory) if !geteuid().is_root() && !directory.is_empty() => {
+            PathBuf::from(directory).join("dhow/images")
+        }
+        _ => PathBuf::from("/var/lib/dhow/images"),
     }
 }
 

@@ -14,6 +14,8 @@ use std::sync::OnceLock;
 pub struct Context {
     /// The containers.
     pub store: Store,
+    /// Where the image store is.
+    pub images: PathBuf,
     /// Who makes cgroups.
     pub cgroups: Driver,
     /// Whether dhow runs without root's rights.
@@ -23,7 +25,8 @@ pub struct Context {
 impl Context {
     /// A context on a directory of containers.
     pub fn new(root: impl Into<PathBuf>, cgroups: Driver, rootless: bool) -> Context {
-        Context { store: Store::new(root), cgroups, rootless }
+        let images = PathBuf::from("/var/lib/dhow/images");
+        Context { store: Store::new(root), images, cgroups, rootless }
     }
 }
 

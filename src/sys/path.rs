@@ -88,6 +88,15 @@ impl Root {
         self.open_in(path, flags, ResolveFlags::IN_ROOT)
     }
 
+    /// As [`Root::open`], but a symlink anywhere on the way is refused, and one at the end too
+    /// (unless `flags` has `O_PATH | O_NOFOLLOW`: then it is what is opened).
+    ///
+    /// # Errors
+    /// ELOOP for a symlink.
+    pub fn open_without_symlinks(&self, path: &Path, flags: OFlags) -> nix::Result<OwnedFd> {
+        self.open_in(path, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
+    }
+
     fn open_in(&self, path: &Path, flags: OFlags, resolve: ResolveFlags) -> nix::Result<OwnedFd> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         loop {

@@ -1,0 +1,294 @@
+//! `dhow image`: commands of its own, in a table of their own.
+
+use super::list::{print, to_text};
+use super::table::{Args, Command, Flag, Positional, option, switch};
+use super::{help, parse, unknown};
+use crate::error::{Class, Context as _, Error, Result};
+use crate::image::documents::Platform;
+use crate::image::store::Use;
+use crate::image::{ImportRequest, Limits, Reference, Store, import, manage, save};
+use crate::runtime::Context;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// The command.
+pub(super) const COMMAND: Command = Command {
+    name: "image",
+    about: "Import, list and manage images: `dhow image --help` has its commands",
+    details: "",
+    positionals: &[Positional {
+        name: "command",
+        required: false,
+        rest: true,
+        greedy: true,
+        help: "import, ls, inspect, history, tag, rm, gc, verify, du or save, and its arguments",
+    }],
+    flags: &[],
+    enters: false,
+    run,
+};
+
+const FORMAT: Flag = option("format", "FORMAT", "table or json [default: table]");
+const QUIET: Flag = switch("quiet", "print ids only").short('q');
+
+const fn name(name: &'static str, help: &'static str) -> Positional {
+    Positional { name, required: true, rest: false, greedy: false, help }
+}
+
+const IMAGE: Positional = name("image", "its name, its digest, or the beginning of its id");
+
+const fn command(
+    name: &'static str,
+    about: &'static str,
+    positionals: &'static [Positional],
+    flags: &'static [Flag],
+    run: fn(&Context, &Args) -> Result<i32>,
+) -> Command {
+    Command { name, about, details: "", positionals, flags, enters: false, run }
+}
+
+const COMMANDS: &[Command] = &[
+    command(
+        "import",
+        "Take an OCI layout (directory or archive) or a docker save archive into the store",
+        &[name("from", "a directory, an archive, or - for standard input")],
+        &[
+            option("name", "NAME", "what the image is called here [default: its own name]"),
+            option("platform", "OS/ARCH", "which image of several [default: this machine's]"),
+            option("max-layer-size", "BYTES", "the most that a layer may have unpacked [default: 64 GiB]"),
+            option("max-ratio", "N", "how many times its own size a layer may have unpacked [default: 200]"),
+            FORMAT,
+            QUIET,
+        ],
+        import_image,
+    ),
+    command("ls", "List the images", &[], &[FORMAT, QUIET], list),
+    command("inspect", "Show all that is known of an image, as JSON", &[IMAGE], &[], inspect),
+    command("history", "Show how an image was made", &[IMAGE], &[FORMAT, QUIET], history),
+    command("tag", "Give an image another name", &[IMAGE, name("name", "the new name")], &[], tag),
+    command("rm", "Remove a name; `gc` removes what no name leads to", &[IMAGE], &[], untag),
+    command("gc", "Remove blobs and layers that no name leads to", &[], &[FORMAT, QUIET], collect),
+    command("verify", "Read an image's blobs again, and check every digest", &[IMAGE], &[QUIET], verify),
+    command("du", "Show what images take on disk", &[], &[FORMAT], usage),
+    command(
+        "save",
+        "Write an image as an archive that is an OCI layout and a docker save archive at once",
+        &[IMAGE],
+        &[option("output", "FILE", "where to [default: standard output]").short('o')],
+        save_image,
+    ),
+];
+
+fn run(context: &Context, args: &Args) -> Result<i32> {
+    let words = &args.positionals;
+    if let Some(parsed) = parse::parse(words, &[], COMMANDS) {
+        return (parsed.command.run)(context, &parsed.args);
+    }
+    match help::parse(words, &[], COMMANDS, super::VERSION) {
+        Ok(parsed) => (parsed.command.run)(context, &parsed.args),
+        Err(error) if error.use_stderr() => {
+            let words = super::one_line(&error.to_string());
+            let words = words.trim_end().trim_start_matches("dhow: ").to_owned();
+            Err(Error::new(Class::Usage, "dhow image").because(words))
+        }
+        Err(error) => print(&error.to_string().replace("dhow", "dhow image")),
+    }
+}
+
+/// The store of this call.
+pub(super) fn store(context: &Context, how: Use) -> Result<Store> {
+    Store::open(&context.images, how)
+}
+
+fn is_json(args: &Args) -> Result<bool> {
+    match args.value("format") {
+        None | Some("table") => Ok(false),
+        Some("json") => Ok(true),
+        Some(other) => Err(unknown("--format", other)),
+    }
+}
+
+fn import_image(context: &Context, args: &Args) -> Result<i32> {
+    let json = is_json(args)?;
+    let platform = match args.value("platform") {
+        None => Platform::host(),
+        Some(text) => Platform::parse(text).ok_or_else(|| unknown("--platform", text))?,
+    };
+    let defaults = Limits::default();
+    let limits = Limits {
+        layer: super::number(args, "max-layer-size")?.unwrap_or(defaults.layer),
+        ratio: super::number::<u64>(args, "max-ratio")?.unwrap_or(defaults.ratio).max(1),
+        ..defaults
+    };
+    let from = args.positional(0).unwrap_or_default();
+    let from = from.strip_prefix("oci:").or_else(|| from.strip_prefix("docker-archive:")).unwrap_or(from);
+    let request = ImportRequest {
+        from: PathBuf::from(from),
+        name: args.value("name").map(Reference::parse).transpose()?,
+        platform,
+        limits,
+    };
+    let imported = import(&store(context, Use::Shared)?, &request)?;
+    let mut text = String::new();
+    for image in imported {
+        let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
+        text += &if args.is_on("quiet") {
+            format!("{}\n", image.id)
+        } else if json {
+            let document = json!({"names": names, "digest": image.manifest, "id": image.id,
+                "layers": image.layers, "shared": image.shared});
+            format!("{document}\n")
+        } else {
+            let shared = image.shared;
+            format!(
+                "{}: {} layers, {shared} of them there already, {}\n",
+                names.join(", "),
+                image.layers,
+                image.id
+            )
+        };
+    }
+    print(&text)
+}
+
+fn list(context: &Context, args: &Args) -> Result<i32> {
+    let store = store(context, Use::Shared)?;
+    let mut rows = vec![["NAME", "ID", "LAYERS", "SIZE", "CREATED"].map(str::to_owned)];
+    let mut documents = Vec::new();
+    for tag in store.tags()? {
+        let image = store.image(&tag)?;
+        let created = image.config.created.clone().unwrap_or_default();
+        let layers = image.manifest.layers.len();
+        documents
+            .push(json!({"name": image.name, "id": image.id(), "digest": image.digest, "layers": layers,
+            "size": image.size(), "created": created}));
+        let shown = Reference::parse(&image.name)?.familiar();
+        rows.push([
+            shown,
+            image.id().hex()[..12].to_owned(),
+            layers.to_string(),
+            bytes(image.size()),
+            created,
+        ]);
+    }
+    if args.is_on("quiet") {
+        let ids: BTreeSet<String> =
+            documents.iter().filter_map(|one| Some(one["id"].as_str()?.to_owned() + "\n")).collect();
+        return print(&ids.into_iter().collect::<String>());
+    }
+    if is_json(args)? {
+        return print(&to_text(serde_json::to_string(&documents))?);
+    }
+    print(&table(&rows))
+}
+
+/// Rows in columns that are as wide as their widest cell.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0) + 2;
+    let line = |row: &[String; N]| {
+        let cells = row.iter().enumerate().map(|(column, cell)| format!("{cell:0$}", width(column)));
+        cells.collect::<String>().trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+fn bytes(count: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let mut unit = 0;
+    let mut tenths = u128::from(count) * 10;
+    while tenths >= 10_000 && unit + 1 < units.len() {
+        tenths /= 1000;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{count} B"),
+        _ => format!("{}.{} {}", tenths / 10, tenths % 10, units[unit]),
+    }
+}
+
+fn inspect(context: &Context, args: &Args) -> Result<i32> {
+    let store = store(context, Use::Shared)?;
+    let image = store.find(args.id())?;
+    let config: serde_json::Value =
+        crate::image::documents::parse(&store.document(image.id())?, "configuration")?;
+    let layers: Vec<_> = store.layer_ids(&image.config)?.iter().map(|id| store.layer(*id)).collect();
+    let document = json!({"name": image.name, "digest": image.digest, "id": image.id(), "size": image.size(),
+        "manifest": image.manifest, "config": config, "layers": layers});
+    print(&to_text(serde_json::to_string_pretty(&document))?)
+}
+
+fn history(context: &Context, args: &Args) -> Result<i32> {
+    let image = store(context, Use::Shared)?.find(args.id())?;
+    let steps = image.config.history.clone().unwrap_or_default();
+    if is_json(args)? {
+        return print(&to_text(serde_json::to_string(&steps))?);
+    }
+    let mut layers = image.manifest.layers.iter();
+    let mut rows = Vec::new();
+    for step in &steps {
+        let size = if step.empty_layer { 0 } else { layers.next().map_or(0, |layer| layer.size) };
+        let by: String =
+            step.created_by.clone().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        rows.push([step.created.clone().unwrap_or_default(), bytes(size), printable(&by)]);
+    }
+    rows.push(["CREATED", "SIZE", "CREATED BY"].map(str::to_owned));
+    rows.reverse();
+    print(&table(&rows))
+}
+
+/// Without what a terminal would obey: an image's words are not ours.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+fn tag(context: &Context, args: &Args) -> Result<i32> {
+    let store = store(context, Use::Shared)?;
+    let image = store.find(args.id())?;
+    let name = Reference::parse(args.positional(1).unwrap_or_default())?;
+    store.tag(&name, image.digest).map(|()| 0)
+}
+
+fn untag(context: &Context, args: &Args) -> Result<i32> {
+    store(context, Use::Shared)?.untag(&Reference::parse(args.id())?).map(|()| 0)
+}
+
+fn collect(context: &Context, args: &Args) -> Result<i32> {
+    let collected = manage::collect(&store(context, Use::Exclusive)?, &BTreeSet::new())?;
+    if args.is_on("quiet") {
+        return Ok(0);
+    }
+    if is_json(args)? {
+        return print(&to_text(serde_json::to_string(&collected))?);
+    }
+    let manage::Collected { blobs, layers, blob_bytes } = collected;
+    print(&format!("{blobs} blobs ({}) and {layers} layers removed\n", bytes(blob_bytes)))
+}
+
+fn verify(context: &Context, args: &Args) -> Result<i32> {
+    manage::verify(&store(context, Use::Shared)?, args.id())?;
+    if args.is_on("quiet") { Ok(0) } else { print("every digest is right\n") }
+}
+
+fn usage(context: &Context, args: &Args) -> Result<i32> {
+    let all = manage::usage(&store(context, Use::Shared)?)?;
+    if is_json(args)? {
+        return print(&to_text(serde_json::to_string(&all))?);
+    }
+    let mut rows = vec![["NAME", "BLOBS", "UNPACKED", "ITS OWN"].map(str::to_owned)];
+    rows.extend(all.into_iter().map(|one| [one.name, bytes(one.blobs), bytes(one.layers), bytes(one.own)]));
+    print(&table(&rows))
+}
+
+fn save_image(context: &Context, args: &Args) -> Result<i32> {
+    let store = store(context, Use::Shared)?;
+    let image = store.find(args.id())?;
+    match args.value("output") {
+        None | Some("-") => save::save(&store, &image, std::io::stdout().lock())?,
+        Some(path) => {
+            let file = std::fs::File::create(path).doing_on("write the archive", || path)?;
+            save::save(&store, &image, file)?;
+        }
+    }
+    Ok(0)
+}

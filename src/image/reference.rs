@@ -1,0 +1,95 @@
+//! Names of images, as Docker reads them: `debian` is `docker.io/library/debian:latest`.
+
+use super::digest::Digest;
+use crate::error::{Class, Error, Result};
+use std::fmt;
+
+/// A full name: `HOST/PATH:TAG` or `HOST/PATH@DIGEST`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reference {
+    /// The registry and the path below it.
+    pub repository: String,
+    /// The tag.
+    pub tag: String,
+    /// The digest, which then says more than the tag.
+    pub digest: Option<Digest>,
+}
+
+impl Reference {
+    /// Reads a name as a person writes it.
+    ///
+    /// # Errors
+    /// [`Class::Usage`] for what is no name.
+    pub fn parse(text: &str) -> Result<Reference> {
+        let wrong = |cause: &str| {
+            Error::new(Class::Usage, "no name of an image").on(format!("{text:?}")).because(cause)
+        };
+        let (rest, digest) = match text.split_once('@') {
+            Some((rest, digest)) => (rest, Some(Digest::parse(digest)?)),
+            None => (text, None),
+        };
+        let (path, tag) = match rest.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path, tag),
+            _ => (rest, "latest"),
+        };
+        let (host, path) = match path.split_once('/') {
+            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path.to_owned()),
+            _ => ("docker.io", path.to_owned()),
+        };
+        let host = if host == "index.docker.io" { "docker.io" } else { host };
+        let path = if host == "docker.io" && !path.contains('/') { format!("library/{path}") } else { path };
+        let tag_char = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        if tag.is_empty() || tag.len() > 128 || tag.starts_with(['.', '-']) || !tag.chars().all(tag_char) {
+            return Err(wrong("its tag is no tag"));
+        }
+        let host_char = |c: char| c.is_ascii_alphanumeric() || ".:-[]".contains(c);
+        if !host.chars().all(host_char) || !path.split('/').all(is_component) {
+            return Err(wrong("a name has lower-case letters, digits, and `.`, `_`, `-` between them"));
+        }
+        let repository = format!("{host}/{path}");
+        match repository.len() {
+            0..=255 => Ok(Reference { repository, tag: tag.to_owned(), digest }),
+            _ => Err(wrong("it is longer than 255 bytes")),
+        }
+    }
+
+    /// As people write it: without what Docker adds.
+    pub fn familiar(&self) -> String {
+        let name = self.repository.strip_prefix("docker.io/").unwrap_or(&self.repository);
+        format!("{}:{}", name.strip_prefix("library/").unwrap_or(name), self.tag)
+    }
+}
+
+fn is_component(part: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    part.starts_with(plain) && part.ends_with(plain) && part.chars().all(|c| plain(c) || "._-".contains(c))
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.repository, self.tag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_dockers() {
+        for (short, full) in [
+            ("debian", "docker.io/library/debian:latest"),
+            ("debian:12", "docker.io/library/debian:12"),
+            ("me/app", "docker.io/me/app:latest"),
+            ("localhost/app:1", "localhost/app:1"),
+            ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
+            ("index.docker.io/busybox", "docker.io/library/busybox:latest"),
+        ] {
+            assert_eq!(Reference::parse(short).unwrap().to_string(), full);
+        }
+        assert_eq!(Reference::parse("docker.io/library/a:1").unwrap().familiar(), "a:1");
+        for wrong in ["", "A", "a:", "a/../b", "a//b", "/a", "a:b:c/d", "x@sha256:12", "-a", "a:../x"] {
+            assert!(Reference::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}
