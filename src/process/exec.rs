@@ -4,7 +4,7 @@ use super::credentials::{self, Identity, Sets};
 use super::init::{Payload, become_root, enter_cgroup, proc_of_container};
 use super::protocol::{Channel, Message};
 use super::terminal::Terminal;
-use super::{filter, stdio};
+use super::{filter, scheduling, stdio};
 use crate::error::{Context, Error, Result};
 use crate::namespaces::flag;
 use crate::seccomp::Program;
@@ -32,6 +32,8 @@ pub struct Exec<'a> {
     pub namespaces: CloneFlags,
     /// Whether one of them is a user namespace.
     pub in_user_namespace: bool,
+    /// The CPUs that it is bound to once it is in the cgroup.
+    pub final_cpus: Option<Vec<u64>>,
     /// Whether it gets a session keyring of its own.
     pub new_keyring: bool,
     /// How many fds after standard error it is to have.
@@ -69,6 +71,8 @@ pub fn join(init: BorrowedFd<'_>, namespaces: CloneFlags) -> Result<()> {
 /// The step that failed. The caller sends it to the parent.
 pub fn become_payload(exec: &Exec<'_>, channel: &Channel) -> Result<Infallible> {
     enter_cgroup(channel)?;
+    scheduling::bind_to("final", exec.final_cpus.as_deref())?;
+    scheduling::apply(0, exec.process)?;
     // Before anyone in the container can see this process: it is still the host's
     // (CVE-2016-9962).
     prctl::set_dumpable(false).doing("become undumpable")?;

@@ -6,7 +6,7 @@
 use super::credentials::{self, Identity, Sets};
 use super::protocol::{Channel, Message, out_of_turn};
 use super::terminal::Terminal;
-use super::{filter, hooks, lookup, preflight, stdio};
+use super::{filter, hooks, lookup, preflight, scheduling, stdio};
 use crate::error::{Class, Context, Error, Result};
 use crate::namespaces::{self, Plan as NamespacePlan};
 use crate::rootfs::{Building, CgroupView, Entered, Pivot, Plan as RootfsPlan};
@@ -181,6 +181,9 @@ impl Init<'_> {
         match console {
             Some(terminal) => channel.send(&Message::Console(terminal.install()?))?,
             None => stdio::reopen_null(&entered.root)?,
+        }
+        if let Some(policy) = &self.spec.linux.memory_policy {
+            scheduling::set_memory_policy(policy)?;
         }
         credentials::label_exec(self.process, || entered.proc()?.try_clone().doing("open procfs"))?;
         let identity = Identity {

@@ -12,6 +12,7 @@ pub mod init;
 pub mod lookup;
 pub mod preflight;
 pub mod protocol;
+pub mod scheduling;
 mod spawn;
 pub mod stdio;
 pub mod terminal;

@@ -13,7 +13,7 @@ use crate::namespaces::{self, Maps};
 use crate::process::credentials::{self, Sets};
 use crate::process::init::{self, Init as InitPlan};
 use crate::process::protocol::{Channel, Message, out_of_turn};
-use crate::process::{self, hooks};
+use crate::process::{self, hooks, scheduling};
 use crate::rootfs::{CgroupView, Hierarchy, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::load::Loaded;
@@ -375,7 +375,10 @@ impl Spawned {
                     let state = state(planned, &recorded.record.id, pid);
                     filter::send_listener(planned.spec(), &listener, pid, &state)?;
                 }
-                Message::Ready => return Ok(console),
+                Message::Ready => {
+                    scheduling::apply(child.pid.as_raw(), &planned.process)?;
+                    return Ok(console);
+                }
                 other => return Err(out_of_turn(&other)),
             }
         }

@@ -9,7 +9,7 @@ use crate::error::{Class, Error, Result};
 use crate::process::credentials::Sets;
 use crate::process::exec::{self as child, Exec};
 use crate::process::protocol::{Channel, Message, out_of_turn};
-use crate::process::{Spawned, spawn, spawn_staged};
+use crate::process::{Spawned, scheduling, spawn, spawn_staged};
 use crate::spec::{self, NamespaceKind, Process, Spec};
 use crate::state::{Operation, Status};
 use crate::sys::pidfd;
@@ -79,6 +79,11 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
     let placement =
         container.cgroup()?.placement_for_exec(&request.cgroups, container.record.init.map(|i| i.pid))?;
     let signals = if request.detach { None } else { Some(Signals::hold()?) };
+    let (initial_cpus, final_cpus) =
+        process.exec_cpu_affinity.as_ref().map(spec::ExecCpuAffinity::masks).transpose()?.unwrap_or_default();
+    // The child inherits it. It may be in the cgroup from its first instruction on (CLONE_INTO_CGROUP),
+    // so only this process can have it before that.
+    scheduling::bind_to("initial", initial_cpus.as_deref())?;
     let plan = Exec {
         id,
         process: &process,
@@ -86,6 +91,7 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
         init: init.as_fd(),
         namespaces: CloneFlags::empty(),
         in_user_namespace: false,
+        final_cpus,
         new_keyring: false,
         preserved_fds: request.preserve_fds,
         filter: filter.as_ref(),

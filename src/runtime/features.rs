@@ -2,7 +2,7 @@
 
 use crate::rootfs::known_words;
 use crate::seccomp;
-use crate::spec::{HookPoint, NamespaceKind};
+use crate::spec::{HookPoint, MEMORY_FLAGS, MEMORY_MODES, NamespaceKind};
 use serde_json::{Value, json};
 
 /// The features document. It says what is there, and nothing that is not.
@@ -26,6 +26,7 @@ pub fn features() -> Value {
             "seccomp": seccomp::features(),
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
+            "memoryPolicy": {"modes": MEMORY_MODES, "flags": MEMORY_FLAGS},
             "intelRdt": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": false}},
             "netDevices": {"enabled": false}

@@ -10,6 +10,7 @@ mod linux;
 pub mod load;
 mod process;
 mod resources;
+mod scheduling;
 mod seccomp;
 mod state;
 mod validate;
@@ -24,6 +25,7 @@ pub use resources::{
     BlockIo, Cpu, DeviceRule, HugepageLimit, InterfacePriority, Memory, NetworkResources, Pids, Rdma,
     Resources, ThrottleDevice, WeightDevice,
 };
+pub use scheduling::{MEMORY_FLAGS, MEMORY_MODES};
 pub use seccomp::{Seccomp, SeccompArg, SeccompRule};
 pub use state::State;
 pub use validate::{validate, validate_process};

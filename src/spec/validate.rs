@@ -40,6 +40,9 @@ pub fn validate(spec: &Spec) -> Result<()> {
     paths(linux)?;
     devices(linux)?;
     time_offsets(linux)?;
+    if let Some(policy) = &linux.memory_policy {
+        policy.mode_and_nodes()?;
+    }
     not_yet(spec)
 }
 
@@ -89,6 +92,15 @@ pub fn validate_process(process: &Process) -> Result<()> {
             return Err(Error::config(field, format!("{} is there twice", limit.kind)));
         }
         seen.push(&limit.kind);
+    }
+    if let Some(scheduler) = &process.scheduler {
+        scheduler.attributes()?;
+    }
+    if let Some(priority) = &process.io_priority {
+        priority.value()?;
+    }
+    if let Some(affinity) = &process.exec_cpu_affinity {
+        affinity.masks()?;
     }
     Ok(())
 }
@@ -308,7 +320,6 @@ fn time_offsets(linux: &Linux) -> Result<()> {
 /// What this version does not carry out: an error that names the field, never silence.
 fn not_yet(spec: &Spec) -> Result<()> {
     let linux = &spec.linux;
-    let process = spec.process.as_ref();
     let idmapped = spec.mounts.iter().position(|m| !m.uid_mappings.is_empty() || !m.gid_mappings.is_empty());
     let asked = [
         (spec.solaris.is_some(), "solaris"),
@@ -317,11 +328,7 @@ fn not_yet(spec: &Spec) -> Result<()> {
         (spec.zos.is_some(), "zos"),
         (spec.freebsd.is_some(), "freebsd"),
         (linux.intel_rdt.is_some(), "linux.intelRdt"),
-        (linux.memory_policy.is_some(), "linux.memoryPolicy"),
         (!linux.net_devices.is_empty(), "linux.netDevices"),
-        (process.is_some_and(|p| p.scheduler.is_some()), "process.scheduler"),
-        (process.is_some_and(|p| p.io_priority.is_some()), "process.ioPriority"),
-        (process.is_some_and(|p| p.exec_cpu_affinity.is_some()), "process.execCPUAffinity"),
         (idmapped.is_some(), "mounts[].uidMappings"),
     ];
     match asked.into_iter().find(|(asked, _)| *asked) {

@@ -16,6 +16,7 @@ pub mod path;
 pub mod pidfd;
 pub mod prctl;
 pub mod procfs;
+pub mod sched;
 pub mod seccomp;
 pub mod selfexe;
 pub mod signal;

@@ -1,0 +1,139 @@
+//! Fields of config.json that few containers use: each seen from inside, and refused by name when
+//! wrong.
+
+use dhow_integration::machine::{self, has_program};
+use dhow_integration::{Scene, skip_unless};
+use serde_json::{Value, json};
+use std::fs;
+use std::process::Command;
+
+/// What a program of the host prints.
+fn host(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Field `number` of /proc/PID/stat, counted from 1 as proc_pid_stat(5) does.
+fn stat_field(stat: &str, number: usize) -> String {
+    let rest = stat.rsplit_once(") ").unwrap().1;
+    rest.split_whitespace().nth(number - 3).unwrap().to_owned()
+}
+
+#[test]
+fn the_scheduler_is_what_the_config_says() {
+    const POLICY: usize = 41;
+    const NICE: usize = 19;
+    let scene = Scene::new();
+    for (scheduler, policy, nice) in [
+        (json!({ "policy": "SCHED_BATCH", "nice": 7 }), "3", "7"),
+        (json!({ "policy": "SCHED_IDLE" }), "5", "0"),
+        (json!({ "policy": "SCHED_OTHER", "nice": -3, "flags": ["SCHED_FLAG_RESET_ON_FORK"] }), "0", "-3"),
+    ] {
+        let c = scene.container(|c| {
+            c.set("/process/scheduler", scheduler.clone()).payload(&["cat", "/proc/self/stat"]);
+        });
+        let stat = c.run().ok().stdout;
+        assert_eq!((&*stat_field(&stat, POLICY), &*stat_field(&stat, NICE)), (policy, nice), "{scheduler}");
+    }
+}
+
+#[test]
+fn an_exec_has_the_containers_scheduler_and_io_priority() {
+    skip_unless!(has_program("ionice") && has_program("chrt"), "ionice and chrt of util-linux");
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.set(
+            "/process/scheduler",
+            json!({ "policy": "SCHED_BATCH", "flags": ["SCHED_FLAG_RESET_ON_FORK"] }),
+        )
+        .set("/process/ioPriority", json!({ "class": "IOPRIO_CLASS_BE", "priority": 6 }))
+        .payload(&["sleep", "100"]);
+    });
+    c.up();
+    let pid = c.pid().to_string();
+    assert_eq!(host("ionice", &["-p", &pid]), "best-effort: prio 6\n");
+    let policy = host("chrt", &["-p", &pid]);
+    assert!(policy.contains("SCHED_BATCH|SCHED_RESET_ON_FORK"), "{policy}");
+    let pid_file = scene.dir().join("exec.pid");
+    let options = ["--detach", "--pid-file", pid_file.to_str().unwrap()];
+    c.exec_with(&options, &["/payload", "sleep", "100"]).run().ok();
+    let pid = fs::read_to_string(&pid_file).unwrap();
+    assert_eq!(host("ionice", &["-p", &pid]), "best-effort: prio 6\n");
+    assert!(host("chrt", &["-p", &pid]).contains("SCHED_BATCH"));
+    c.kill("KILL").ok();
+    // It is the test's to reap, and until then the pid namespace does not end.
+    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid.parse().unwrap()), None).unwrap();
+}
+
+#[test]
+fn a_user_namespace_does_not_hinder_a_realtime_priority() {
+    skip_unless!(machine::has_namespace("user"), "the kernel has no user namespaces");
+    // Its root has no CAP_SYS_NICE that would count: dhow itself must do it.
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.user_namespace(100_000, 65536)
+            .set("/process/ioPriority", json!({ "class": "IOPRIO_CLASS_RT", "priority": 3 }))
+            .set("/process/scheduler", json!({ "policy": "SCHED_OTHER", "nice": -5 }))
+            .payload(&["cat", "/proc/self/stat", "--", "sleep", "100"]);
+    });
+    c.up().until_it_says(")");
+    assert_eq!(stat_field(&c.output(), 19), "-5");
+    assert_eq!(host("ionice", &["-p", &c.pid().to_string()]), "realtime: prio 3\n");
+    c.kill("KILL").ok();
+}
+
+#[test]
+fn the_memory_policy_is_what_the_config_says() {
+    skip_unless!(fs::exists("/proc/self/numa_maps").unwrap(), "the kernel has no NUMA");
+    let scene = Scene::new();
+    for (policy, seen) in [
+        (json!({ "mode": "MPOL_BIND", "nodes": "0" }), "bind:0"),
+        (json!({ "mode": "MPOL_INTERLEAVE", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"] }), "interleave"),
+        (json!({ "mode": "MPOL_DEFAULT" }), "default"),
+    ] {
+        let c = scene.container(|c| {
+            c.set("/linux/memoryPolicy", policy.clone()).payload(&["cat", "/proc/self/numa_maps"]);
+        });
+        let maps = c.run().ok();
+        assert!(maps.stdout.contains(seen), "{policy}: {maps}");
+    }
+    let c = scene.container(|c| {
+        c.set("/linux/memoryPolicy", json!({ "mode": "MPOL_BIND", "nodes": "1000" }));
+    });
+    c.create().fails(&["linux.memoryPolicy MPOL_BIND 1000"]);
+    scene.is_clean();
+}
+
+#[test]
+fn an_exec_is_bound_to_the_cpus_of_the_config() {
+    skip_unless!(std::thread::available_parallelism().is_ok_and(|n| n.get() > 1), "one CPU only");
+    let scene = Scene::new();
+    let allowed = |outcome: dhow_integration::Outcome| {
+        outcome.ok().stdout.split_once("Cpus_allowed_list:\t").unwrap().1.trim().to_owned()
+    };
+    let argv = ["/payload", "status", "Cpus_allowed_list"];
+    for (affinity, seen) in [
+        (json!({ "initial": "0", "final": "1" }), "1"),
+        (json!({ "final": "0" }), "0"),
+        (json!({ "initial": "1" }), "1"),
+    ] {
+        let c = scene.container(|c| {
+            c.set("/process/execCPUAffinity", affinity.clone()).payload(&["sleep", "100"]);
+        });
+        c.up();
+        assert_eq!(allowed(c.exec(&argv)), seen, "{affinity}");
+        c.delete_force().ok();
+    }
+    let c = scene.payload(&["sleep", "100"]);
+    c.up();
+    let process = |affinity: Value| {
+        let file = scene.dir().join("process.json");
+        let process = json!({ "args": argv, "cwd": "/", "execCPUAffinity": affinity });
+        fs::write(&file, process.to_string()).unwrap();
+        scene.dhow(["exec", "--process", file.to_str().unwrap(), c.id()]).run()
+    };
+    assert_eq!(allowed(process(json!({ "final": "1" }))), "1");
+    process(json!({ "final": "8000" })).fails(&["process.execCPUAffinity.final"]);
+    process(json!({ "initial": "1-" })).fails(&["process.execCPUAffinity.initial"]);
+}
