@@ -22,6 +22,7 @@ pub(super) const COMMAND: Command = Command {
         required: false,
         rest: true,
         greedy: true,
+        many: false,
         help: "import, ls, inspect, history, tag, rm, gc, verify, du or save, and its arguments",
     }],
     flags: &[],
@@ -33,7 +34,7 @@ const FORMAT: Flag = option("format", "FORMAT", "table or json [default: table]"
 const QUIET: Flag = switch("quiet", "print ids only").short('q');
 
 const fn name(name: &'static str, help: &'static str) -> Positional {
-    Positional { name, required: true, rest: false, greedy: false, help }
+    Positional { name, required: true, rest: false, greedy: false, many: false, help }
 }
 
 const IMAGE: Positional = name("image", "its name, its digest, or the beginning of its id");

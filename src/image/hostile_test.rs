@@ -323,7 +323,7 @@ fn documents_that_are_wrong() {
     let scene = Scene::new("documents");
     scene.layout_of(&[(layer.clone(), Digest::of(b"another"))]);
     scene.refused("unpacked its digest is");
-    scene.layout(&[layer.clone()]);
+    scene.layout(std::slice::from_ref(&layer));
     let blob = scene.base.join("layout/blobs/sha256").join(Digest::of(&layer).hex());
     let mut changed = layer.clone();
     changed[512] = b'y';
