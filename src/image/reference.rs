@@ -43,7 +43,8 @@ impl Reference {
             return Err(wrong("its tag is no tag"));
         }
         let host_char = |c: char| c.is_ascii_alphanumeric() || ".:-[]".contains(c);
-        if !host.chars().all(host_char) || !path.split('/').all(is_component) {
+        let port = host.rsplit_once(':').map(|(name, _)| !name.contains(':') || name.ends_with(']'));
+        if port == Some(false) || !host.chars().all(host_char) || !path.split('/').all(is_component) {
             return Err(wrong("a name has lower-case letters, digits, and `.`, `_`, `-` between them"));
         }
         let repository = format!("{host}/{path}");
