@@ -1,7 +1,9 @@
 //! `exec`: another process in a container that runs.
 
 use super::container::{Container, Context, let_proceed};
-use super::create::{CONFIG, connect_console_socket, send_console, write_pid_file};
+use super::create::{
+    CONFIG, connect_console_socket, connect_pidfd_socket, send_console, send_pidfd, write_pid_file,
+};
 use super::filter;
 use super::foreground::{Signals, size_as_caller, stay};
 use crate::cgroups::Placement;
@@ -51,6 +53,8 @@ pub struct ExecRequest {
     pub pid_file: Option<PathBuf>,
     /// Where the master of its terminal is sent.
     pub console_socket: Option<PathBuf>,
+    /// Where a pidfd of it is sent.
+    pub pidfd_socket: Option<PathBuf>,
     /// How many fds after standard error it gets.
     pub preserve_fds: u32,
     /// Cgroups below the container's.
@@ -74,6 +78,7 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
     if console.is_none() {
         size_as_caller(&mut process);
     }
+    let watcher = request.pidfd_socket.as_deref().map(connect_pidfd_socket).transpose()?;
     let init = open_init(&container)?;
     let filter = filter::stored(context, id)?;
     let placement =
@@ -99,6 +104,9 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
         }
         (master, _) => master,
     };
+    if let Some(watcher) = &watcher {
+        send_pidfd(watcher, &spawned.child)?;
+    }
     if let Some(file) = &request.pid_file {
         write_pid_file(file, spawned.child.pid.as_raw())?;
     }
