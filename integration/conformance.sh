@@ -73,7 +73,7 @@ make_images() {
         data=/conformance/runc/tests/integration/testdata
         cd /conformance
         rm -rf busybox debian
-        mkdir -p busybox/{bin,dev,etc,home,proc,root,sys,tmp,usr/bin,usr/sbin,sbin,var}
+        mkdir -p busybox/{bin,dev,etc,home,root,tmp,usr/bin,usr/sbin,var}
         chmod 1777 busybox/tmp
         cp /bin/busybox busybox/bin/busybox
         for applet in $(busybox --list); do

@@ -90,6 +90,7 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
     let console = connect_console(request)?;
     let watcher = request.pidfd_socket.as_deref().map(connect_pidfd_socket).transpose()?;
     let planned = Planned::new(context, request, &console, started_by)?;
+    log::debug(|| format!("create {}: rootfs {}", request.id, planned.rootfs.rootfs.display()));
     let recorded = planned.record(context, request)?;
     let mut spawned = recorded.spawn(&planned, request, started_by)?;
     let master = spawned.configure(&planned)?;
@@ -378,6 +379,7 @@ impl Spawned {
     fn finish(mut self, request: &Request, started_by: StartedBy) -> Result<Created> {
         let (recorded, child, channel) = self.parts()?;
         let pid = child.pid;
+        log::debug(|| format!("{}: the init is ready, pid {pid}", request.id));
         let stat = pidfd::stat(pid).ok_or_else(|| {
             Error::new(Class::System, "look at the container's init").because("it ended at once")
         })?;

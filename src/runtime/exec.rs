@@ -8,6 +8,7 @@ use super::filter;
 use super::foreground::{Signals, size_as_caller, stay};
 use crate::cgroups::Placement;
 use crate::error::{Class, Error, Result};
+use crate::log;
 use crate::process::credentials::Sets;
 use crate::process::exec::{self as child, Exec};
 use crate::process::protocol::{Channel, Message, out_of_turn};
@@ -95,6 +96,7 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
         preserved_fds: request.preserve_fds,
         filter: filter.as_ref(),
     };
+    log::debug(|| format!("exec in {id}: {:?}", process.args));
     let spawned = enter(&container, plan, &placement)?;
     let master = follow(context, &container, &spawned, placement)?;
     let kept = match (master, console) {
