@@ -5,7 +5,8 @@
 #   peers.sh bench              crun and runc, also as $DHOW_PEERS/bin/crun and …/runc,
 #                               which run outside the folder
 #   peers.sh engines            containerd, podman, buildah, skopeo, umoci
-#   peers.sh all                both
+#   peers.sh conformance        what builds and runs runc's own test suite, and its source
+#   peers.sh all                bench and engines
 #   peers.sh path               print the folder
 #   peers.sh run CMD [ARG…]     run CMD inside, in a mount namespace of its own
 #
@@ -89,6 +90,20 @@ group_engines() {
         netavark aardvark-dns passt fuse-overlayfs busybox-static
 }
 
+group_conformance() {
+    # The suite starts from Debian's source package: the binary packages do not carry it.
+    grep -qs deb-src "$SID/etc/apt/sources.list.d/src.list" ||
+        echo "deb-src $MIRROR sid main" >"$SID/etc/apt/sources.list.d/src.list"
+    install conformance runc bats gawk jq uidmap criu iproute2 iptables busybox-static \
+        bsdutils procps gcc libc6-dev make golang-go pkgconf libseccomp-dev dpkg-dev \
+        debootstrap util-linux kmod xz-utils
+    [ -e "$SID/.dhow-conformance-deps" ] && return
+    say "build-dep runc"
+    apt_inside build-dep runc >>"$PEERS/apt.log" 2>&1 ||
+        { tail -n 20 "$PEERS/apt.log" >&2; die "apt-get build-dep failed"; }
+    touch "$SID/.dhow-conformance-deps"
+}
+
 # Builders of the folder wait for each other.
 locked() {
     mkdir -p "$PEERS"
@@ -102,6 +117,7 @@ locked() {
 case ${1-} in
 bench) locked group_bench ;;
 engines) locked group_engines ;;
+conformance) locked group_conformance ;;
 all) locked group_bench group_engines ;;
 path) printf '%s\n' "$SID" ;;
 run)
@@ -110,7 +126,7 @@ run)
     inside "$@"
     ;;
 *)
-    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

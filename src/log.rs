@@ -7,6 +7,7 @@
 use crate::sys::time;
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
@@ -118,6 +119,11 @@ fn write(level: Level, message: &str) {
         Some(mut file) => file.write_all(line.as_bytes()),
         None => std::io::stderr().write_all(line.as_bytes()),
     };
+}
+
+/// The fd of the log's file, for a child that closes what it does not need.
+pub fn file() -> Option<BorrowedFd<'static>> {
+    SINK.get().and_then(|sink| sink.file.as_ref()).map(AsFd::as_fd)
 }
 
 /// The line for the log. Control characters never reach a terminal or a line-based reader raw.

@@ -145,7 +145,10 @@ pub(super) fn refuse_occupied(dir: &Dir, pids: &[i32]) -> Result<()> {
     let Some(first) = pids.first() else { return Ok(()) };
     Err(Error::new(Class::Config, "create the container's cgroup")
         .on(dir.path())
-        .because(format!("it already holds {} process(es), {first} among them", pids.len()))
+        .because(format!(
+            "container's cgroup is not empty: it already holds {} process(es), {first} among them",
+            pids.len()
+        ))
         .hint("is another container using this linux.cgroupsPath?"))
 }
 

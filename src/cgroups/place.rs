@@ -68,7 +68,7 @@ pub(super) fn inside(path: &str) -> Result<String> {
     if path.split('/').all(|name| name.is_empty() || name == ".") {
         return Ok(String::new());
     }
-    clean(path).map_err(|why| Error::config("exec --cgroup", format!("{path:?} {why}")))
+    clean(path).map_err(|why| Error::config("exec --cgroup", format!("bad sub cgroup path {path:?}: {why}")))
 }
 
 /// A systemd unit's name and the slice that it belongs to.

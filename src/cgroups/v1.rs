@@ -280,7 +280,7 @@ impl Hierarchies {
         if set.names().count() != names.split(',').count() || !set.without(known).is_empty() {
             return Err(Error::new(Class::Usage, "exec --cgroup")
                 .on(argument)
-                .because("names a controller that this container has not"));
+                .because("unknown controller for this container"));
         }
         Ok(set)
     }
@@ -390,6 +390,29 @@ impl Hierarchies {
     }
 }
 
+/// What a cgroup above the container's has in its cpuset. Somebody may have made it and left it
+/// empty, as with mkdir: it then takes over its parent's, up to the root, which has everything.
+fn filled_cpuset(dir: &Dir, file: &str) -> Result<String> {
+    let path = dir.path();
+    let list = dir.read(file).doing_on("read", || format!("{path}/{file}"))?;
+    let list = list.trim_end();
+    if !list.is_empty() {
+        return Ok(list.to_owned());
+    }
+    let empty = || {
+        Error::new(Class::System, "create cgroup")
+            .on(path)
+            .because(format!("{file} is empty, so no process could enter"))
+    };
+    let (above, _) = path.rsplit_once('/').ok_or_else(empty)?;
+    // The directory above the hierarchy's root has no such file.
+    let above = Dir::new(above.to_owned());
+    above.read(file).map_err(|_| empty())?;
+    let inherited = filled_cpuset(&above, file)?;
+    dir.write(file, &inherited).doing_on("write", || format!("{path}/{file}"))?;
+    Ok(inherited)
+}
+
 /// cpusets are born empty, and nothing may enter an empty one: takes over what the parent has,
 /// from the highest cgroup that was made for the container downwards. One that was there before
 /// keeps what it has.
@@ -408,14 +431,8 @@ fn inherit_cpuset(node: &Node, is_new: bool) -> Result<()> {
             if !is_new && dir.read(file).is_ok_and(|list| !list.trim_end().is_empty()) {
                 continue;
             }
-            let inherited = parent.read(file).doing_on("read", || format!("{}/{file}", parent.path()))?;
-            let inherited = inherited.trim_end();
-            if inherited.is_empty() {
-                return Err(Error::new(Class::System, "create cgroup")
-                    .on(directory)
-                    .because(format!("{}/{file} is empty, so no process could enter", parent.path())));
-            }
-            dir.write(file, inherited).doing_on("write", || format!("{directory}/{file}"))?;
+            let inherited = filled_cpuset(&parent, file)?;
+            dir.write(file, &inherited).doing_on("write", || format!("{directory}/{file}"))?;
         }
     }
     Ok(())
@@ -428,9 +445,9 @@ fn refuse_frozen(hierarchy: &Hierarchy) -> Result<()> {
     let dir = &hierarchy.node.dir;
     match dir.read("freezer.state").doing_on("read the freezer of cgroup", || dir.path())?.trim_end() {
         "THAWED" => Ok(()),
-        state => Err(Error::new(Class::Config, "create the container's cgroup")
-            .on(dir.path())
-            .because(format!("it is {state}, so the container could not start"))),
+        state => Err(Error::new(Class::Config, "create the container's cgroup").on(dir.path()).because(
+            format!("container's cgroup unexpectedly frozen: it is {state}, so nothing could start"),
+        )),
     }
 }
 

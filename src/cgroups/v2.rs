@@ -98,7 +98,7 @@ impl Unified {
         }
         Err(Error::new(Class::Config, "create the container's cgroup")
             .on(self.node.dir.path())
-            .because("it is frozen, so the container could not start"))
+            .because("container's cgroup unexpectedly frozen: nothing could start in it"))
     }
 
     /// Enables those controllers of `wanted` that the host has, in one write per level, in every

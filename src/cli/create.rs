@@ -13,7 +13,7 @@ pub(super) const COMMAND: Command = Command {
     about: "Create a container from a bundle; its payload waits for `start`",
     details: "The bundle is a directory with a config.json (`dhow spec` writes one) and a rootfs.",
     positionals: &[ID],
-    flags: &[BUNDLE, CONSOLE_SOCKET, PID_FILE, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS],
+    flags: &[BUNDLE, CONSOLE_SOCKET, PID_FILE, PIDFD_SOCKET, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS],
     enters: true,
     run,
 };
@@ -22,6 +22,8 @@ pub(super) const BUNDLE: Flag = option("bundle", "DIR", "the bundle's directory 
 pub(super) const CONSOLE_SOCKET: Flag =
     option("console-socket", "PATH", "a unix socket that gets the master end of the terminal");
 pub(super) const PID_FILE: Flag = option("pid-file", "FILE", "where the process's pid is written");
+pub(super) const PIDFD_SOCKET: Flag =
+    option("pidfd-socket", "PATH", "a unix socket that gets a pidfd of the process");
 pub(super) const NO_PIVOT: Flag =
     switch("no-pivot", "do not use pivot_root(2): for a rootfs on an initramfs");
 pub(super) const NO_NEW_KEYRING: Flag = switch("no-new-keyring", "share the caller's session keyring");
@@ -34,6 +36,7 @@ pub(super) fn request(args: &Args) -> Result<Request> {
         id: args.id().to_owned(),
         bundle: args.value("bundle").map_or_else(|| PathBuf::from("."), PathBuf::from),
         console_socket: args.value("console-socket").map(PathBuf::from),
+        pidfd_socket: args.value("pidfd-socket").map(PathBuf::from),
         pid_file: args.value("pid-file").map(PathBuf::from),
         pivot: if args.is_on("no-pivot") { Pivot::Move } else { Pivot::Root },
         new_keyring: !args.is_on("no-new-keyring"),

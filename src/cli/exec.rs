@@ -1,6 +1,6 @@
 //! `dhow exec`
 
-use super::create::{CONSOLE_SOCKET, PID_FILE, PRESERVE_FDS};
+use super::create::{CONSOLE_SOCKET, PID_FILE, PIDFD_SOCKET, PRESERVE_FDS};
 use super::number;
 use super::table::{Args, Command, ID, Positional, option, switch};
 use crate::error::{Class, Error, Result};
@@ -39,6 +39,7 @@ pub(super) const COMMAND: Command = Command {
         switch("ignore-paused", "also into a paused container, where it waits"),
         CONSOLE_SOCKET,
         PID_FILE,
+        PIDFD_SOCKET,
         PRESERVE_FDS,
     ],
     enters: true,
@@ -78,6 +79,7 @@ fn run(context: &Context, args: &Args) -> Result<i32> {
         detach: args.is_on("detach"),
         pid_file: args.value("pid-file").map(PathBuf::from),
         console_socket: args.value("console-socket").map(PathBuf::from),
+        pidfd_socket: args.value("pidfd-socket").map(PathBuf::from),
         preserve_fds: number(args, "preserve-fds")?.unwrap_or(0),
         cgroups: args.values("cgroup"),
         ignore_paused: args.is_on("ignore-paused"),

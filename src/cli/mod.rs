@@ -151,6 +151,8 @@ impl Parsed {
                 })?)
             }
         };
+        // Whoever asks how it is done also wants to know when.
+        let format = format.or((level == Level::Debug).then_some(Format::Text));
         log::init(Sink { file, format, level });
         Ok(())
     }

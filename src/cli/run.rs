@@ -1,6 +1,8 @@
 //! `dhow run`
 
-use super::create::{self, BUNDLE, CONSOLE_SOCKET, NO_NEW_KEYRING, NO_PIVOT, PID_FILE, PRESERVE_FDS};
+use super::create::{
+    self, BUNDLE, CONSOLE_SOCKET, NO_NEW_KEYRING, NO_PIVOT, PID_FILE, PIDFD_SOCKET, PRESERVE_FDS,
+};
 use super::table::{Args, Command, ID, switch};
 use crate::error::Result;
 use crate::runtime::{self, Context, RunOptions};
@@ -15,6 +17,7 @@ pub(super) const COMMAND: Command = Command {
         BUNDLE,
         CONSOLE_SOCKET,
         PID_FILE,
+        PIDFD_SOCKET,
         NO_PIVOT,
         NO_NEW_KEYRING,
         PRESERVE_FDS,

@@ -26,7 +26,9 @@ pub fn run_all(point: HookPoint, hooks: &[Hook], state: &str) -> Result<()> {
 
 fn run(point: HookPoint, index: usize, hook: &Hook, state: &str) -> Result<()> {
     let failed = |cause: String| {
-        Error::new(Class::Hook, format!("run {} hook #{index}", point.name())).on(&hook.path).because(cause)
+        Error::new(Class::Hook, format!("error running {} hook #{index}", point.name()))
+            .on(&hook.path)
+            .because(cause)
     };
     let (mut output, writer) = std::io::pipe().map_err(|error| failed(error.to_string()))?;
     let other_writer = writer.try_clone().map_err(|error| failed(error.to_string()))?;
@@ -145,7 +147,7 @@ mod tests {
         let error = shell("echo one; echo two >&2; exit 3", None).unwrap_err();
         assert_eq!(error.class, Class::Hook);
         let text = error.to_string();
-        assert!(text.contains("run poststart hook #0: /bin/sh: exit status 3: one; two"), "{text}");
+        assert!(text.contains("error running poststart hook #0: /bin/sh: exit status 3: one; two"), "{text}");
         assert!(shell("kill -9 $$", None).unwrap_err().to_string().contains("killed by signal 9"));
         let missing = Hook { path: "/nonexistent".into(), ..Hook::default() };
         let error = run_all(HookPoint::Prestart, &[missing], "").unwrap_err().to_string();

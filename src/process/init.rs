@@ -8,10 +8,11 @@ use super::protocol::{Channel, Message, out_of_turn};
 use super::terminal::Terminal;
 use super::{filter, hooks, lookup, preflight, scheduling, stdio};
 use crate::error::{Class, Context, Error, Result};
+use crate::log;
 use crate::namespaces::{self, Plan as NamespacePlan};
 use crate::rootfs::{Building, CgroupView, Entered, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
-use crate::spec::{HookPoint, NamespaceKind, Process, Spec, State, sysctl_path};
+use crate::spec::{Hook, HookPoint, NamespaceKind, Process, Spec, State, sysctl_path};
 use crate::sys::procfs::Proc;
 use crate::sys::{cred, fd, net, prctl, signal, socket};
 use nix::sched::CloneFlags;
@@ -64,8 +65,10 @@ pub fn become_payload(init: &Init<'_>, channel: &Channel) -> Result<Infallible> 
     let (mut entered, console) = init.build_rootfs(channel)?;
     init.finish_rootfs(&mut entered)?;
     init.become_user(&mut entered, channel, console)?;
+    drop(entered);
     let payload = Payload::prepare(init.process)?;
     let filter = filter::hand_over(init.filter, channel)?;
+    init.let_go_of_the_host(channel);
     let starter = init.await_start(channel)?;
     let starter = starter.as_ref().unwrap_or(channel);
     let outcome = init.run_payload(filter, &payload);
@@ -86,7 +89,8 @@ impl Init<'_> {
             namespaces::create(plan.unshare_flags())?;
         }
         enter_cgroup(channel)?;
-        if plan.creates_user() {
+        // In one that is joined, the caller's ids may have no name either.
+        if self.in_user_namespace() {
             become_root()?;
         }
         if plan.staged || plan.creates_user() {
@@ -141,6 +145,8 @@ impl Init<'_> {
             }
         }
         if !hooks.create_container.is_empty() {
+            // Where runc runs them, and where hooks look for the container's files.
+            nix::unistd::fchdir(building.root().as_fd()).doing("change to the rootfs for hooks")?;
             hooks::run_all(HookPoint::CreateContainer, &hooks.create_container, &self.state("creating"))?;
         }
         let console = match self.process.terminal {
@@ -196,6 +202,15 @@ impl Init<'_> {
         credentials::apply(&identity)
     }
 
+    /// Closes what the parent had open, which is the host's: a created container may wait for days.
+    /// Best effort, because nothing of it outlives execve(2).
+    fn let_go_of_the_host(&self, channel: &Channel) {
+        let mut kept = vec![channel.as_fd()];
+        kept.extend(self.listener.as_ref().map(AsFd::as_fd));
+        kept.extend(log::file());
+        fd::close_all_but(3 + self.preserved_fds, &kept);
+    }
+
     /// Says that all is ready and waits for the word to start. Answers the socket over which the
     /// word came, unless it was the parent's.
     fn await_start(&self, channel: &Channel) -> Result<Option<Channel>> {
@@ -223,9 +238,16 @@ impl Init<'_> {
     fn run_payload(&self, filter: Option<&Program>, payload: &Payload) -> Result<Infallible> {
         let hooks = &self.spec.hooks.start_container;
         if !hooks.is_empty() {
-            hooks::run_all(HookPoint::StartContainer, hooks, &self.state("created"))?;
+            let hooks: Vec<Hook> = hooks.iter().map(|hook| self.with_environment(hook)).collect();
+            hooks::run_all(HookPoint::StartContainer, &hooks, &self.state("created"))?;
         }
         payload.exec(self.preserved_fds, filter)
+    }
+
+    /// A startContainer hook that names no environment of its own gets the payload's, as runc's do.
+    fn with_environment(&self, hook: &Hook) -> Hook {
+        let env = if hook.env.is_empty() { environment(self.process) } else { hook.env.clone() };
+        Hook { env, ..hook.clone() }
     }
 
     fn in_user_namespace(&self) -> bool {

@@ -107,6 +107,8 @@ impl<'a> Building<'a> {
         source: &str,
         data: &[(String, Option<String>)],
     ) -> Result<()> {
+        // Looked up first: a place that is made here has no mode of its own to pass on.
+        let covers = self.root.resolve(&step.target).is_ok();
         let target = self.target(step, Leaf::Directory)?;
         let filesystem = Filesystem::open(kind).map_err(|errno| {
             let error = Error::system("mount", errno).on(&step.field);
@@ -116,7 +118,7 @@ impl<'a> Building<'a> {
                 error
             }
         })?;
-        self.configure(&filesystem, kind, source, data, &target).map_err(|errno| {
+        self.configure(&filesystem, kind, source, data, covers.then_some(&target)).map_err(|errno| {
             let error = Error::system("mount", errno).on(&step.field);
             match filesystem.complaint() {
                 Some(complaint) => error.because(complaint),
@@ -147,15 +149,15 @@ impl<'a> Building<'a> {
         kind: &str,
         source: &str,
         data: &[(String, Option<String>)],
-        target: &OwnedFd,
+        covered: Option<&OwnedFd>,
     ) -> nix::Result<()> {
         if !source.is_empty() {
             filesystem.set("source", source)?;
         }
         // A tmpfs takes the mode of the directory that it covers, as runc does; an explicit mode,
         // coming later, wins.
-        if kind == "tmpfs" && !data.iter().any(|(key, _)| key == "mode") {
-            let mode = path::stat(target.as_fd())?.st_mode & 0o7777;
+        if let (Some(covered), "tmpfs", false) = (covered, kind, data.iter().any(|(key, _)| key == "mode")) {
+            let mode = path::stat(covered.as_fd())?.st_mode & 0o7777;
             filesystem.set("mode", &format!("{mode:o}"))?;
         }
         for (key, value) in data {
@@ -182,7 +184,8 @@ impl<'a> Building<'a> {
                 Err(Errno::ELOOP) => {
                     return Err(Error::config(
                         &step.field,
-                        "its place in the rootfs is reached through a symlink",
+                        "must be mounted on ordinary directory, but its place in the rootfs is reached through a \
+                         symlink",
                     )
                     .hint("an image could point it at files that only look like the kernel's"));
                 }

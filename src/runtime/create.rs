@@ -5,7 +5,7 @@
 //! a cgroup and a process, [`Created`] is done.
 
 use super::container::{self, Context};
-use super::filter;
+use super::{filter, sockets};
 use crate::cgroups::{CgroupMount, Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -45,6 +45,8 @@ pub struct Request {
     pub bundle: PathBuf,
     /// Where the master of the payload's terminal is sent.
     pub console_socket: Option<PathBuf>,
+    /// Where a pidfd of the init is sent.
+    pub pidfd_socket: Option<PathBuf>,
     /// Where the init's pid is written.
     pub pid_file: Option<PathBuf>,
     /// How the rootfs is entered.
@@ -86,7 +88,9 @@ pub struct Created {
 pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Result<Created> {
     context.store.check_free(&request.id)?;
     let console = connect_console(request)?;
+    let watcher = request.pidfd_socket.as_deref().map(connect_pidfd_socket).transpose()?;
     let planned = Planned::new(context, request, &console, started_by)?;
+    log::debug(|| format!("create {}: rootfs {}", request.id, planned.rootfs.rootfs.display()));
     let recorded = planned.record(context, request)?;
     let mut spawned = recorded.spawn(&planned, request, started_by)?;
     let master = spawned.configure(&planned).map_err(|error| spawned.explain(error))?;
@@ -97,6 +101,9 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
         }
         (master, _) => master,
     };
+    if let (Some(watcher), Some(child)) = (&watcher, &spawned.child) {
+        send_pidfd(watcher, child)?;
+    }
     let mut created =
         spawned.finish(request, started_by, !planned.spec().hooks.start_container.is_empty())?;
     created.console = kept;
@@ -108,6 +115,7 @@ struct Planned {
     config: Loaded,
     bundle: PathBuf,
     process: Process,
+    preserved_fds: u32,
     namespaces: namespaces::Plan,
     joins: Vec<(NamespaceKind, OwnedFd)>,
     rootfs: RootfsPlan,
@@ -138,6 +146,7 @@ impl Planned {
         if started_by == StartedBy::Caller && console.is_none() {
             super::foreground::size_as_caller(&mut process);
         }
+        let preserved_fds = request.preserve_fds.saturating_add(sockets::pass_on(&mut process));
         let rootfs = RootfsPlan::new(&config.spec, &bundle)?;
         rootfs_is_there(&rootfs.rootfs)?;
         let namespaces = namespaces::Plan::new(&config.spec.linux);
@@ -153,6 +162,7 @@ impl Planned {
             config,
             bundle,
             process,
+            preserved_fds,
             namespaces,
             joins,
             rootfs,
@@ -268,7 +278,7 @@ impl Recorded {
             capabilities: planned.capabilities,
             pivot: request.pivot,
             new_keyring: request.new_keyring,
-            preserved_fds: request.preserve_fds,
+            preserved_fds: planned.preserved_fds,
             filter: planned.filter.as_ref(),
             listener,
         };
@@ -388,6 +398,7 @@ impl Spawned {
     fn finish(mut self, request: &Request, started_by: StartedBy, has_start_hooks: bool) -> Result<Created> {
         let (recorded, child, channel) = self.parts()?;
         let pid = child.pid;
+        log::debug(|| format!("{}: the init is ready, pid {pid}", request.id));
         let stat = pidfd::stat(pid).ok_or_else(|| {
             Error::new(Class::System, "look at the container's init").because("it ended at once")
         })?;
@@ -500,9 +511,25 @@ fn connect_console(request: &Request) -> Result<Option<OwnedFd>> {
 
 /// Connects to an engine's console socket, before anything is made.
 pub(super) fn connect_console_socket(path: &Path) -> Result<OwnedFd> {
+    connect_socket("connect to the console socket", path)
+}
+
+/// Connects to the socket of somebody who wants a pidfd, before anything is made.
+pub(super) fn connect_pidfd_socket(path: &Path) -> Result<OwnedFd> {
+    connect_socket("connect to the pidfd socket", path)
+}
+
+/// Sends the pidfd of a payload: who has it can watch and end the payload without a race for the
+/// number. The data says what it is, as it does for a terminal.
+pub(super) fn send_pidfd(socket: &OwnedFd, child: &Child) -> Result<()> {
+    socket::send(socket.as_fd(), &[b"pidfd"], &[child.pidfd.as_fd()])
+        .doing("send the pidfd to the pidfd socket")
+}
+
+fn connect_socket(doing: &str, path: &Path) -> Result<OwnedFd> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
     use std::os::fd::AsRawFd;
-    let failed = |errno| Error::system("connect to the console socket", errno).on(path.display().to_string());
+    let failed = |errno| Error::system(doing, errno).on(path.display().to_string());
     let address = UnixAddr::new(path).map_err(failed)?;
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
     connect(fd.as_raw_fd(), &address).map_err(failed)?;

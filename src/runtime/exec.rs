@@ -1,11 +1,14 @@
 //! `exec`: another process in a container that runs.
 
 use super::container::{Container, Context, let_proceed};
-use super::create::{CONFIG, connect_console_socket, send_console, write_pid_file};
+use super::create::{
+    CONFIG, connect_console_socket, connect_pidfd_socket, send_console, send_pidfd, write_pid_file,
+};
 use super::filter;
 use super::foreground::{Signals, size_as_caller, stay};
 use crate::cgroups::Placement;
 use crate::error::{Class, Error, Result};
+use crate::log;
 use crate::process::credentials::Sets;
 use crate::process::exec::{self as child, Exec};
 use crate::process::protocol::{Channel, Message, out_of_turn};
@@ -51,6 +54,8 @@ pub struct ExecRequest {
     pub pid_file: Option<PathBuf>,
     /// Where the master of its terminal is sent.
     pub console_socket: Option<PathBuf>,
+    /// Where a pidfd of it is sent.
+    pub pidfd_socket: Option<PathBuf>,
     /// How many fds after standard error it gets.
     pub preserve_fds: u32,
     /// Cgroups below the container's.
@@ -74,6 +79,7 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
     if console.is_none() {
         size_as_caller(&mut process);
     }
+    let watcher = request.pidfd_socket.as_deref().map(connect_pidfd_socket).transpose()?;
     let init = open_init(&container)?;
     let filter = filter::stored(context, id)?;
     let placement =
@@ -96,6 +102,7 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
         preserved_fds: request.preserve_fds,
         filter: filter.as_ref(),
     };
+    log::debug(|| format!("exec in {id}: {:?}", process.args));
     let spawned = enter(&container, plan, &placement)?;
     let master = follow(context, &container, &spawned, placement)?;
     let kept = match (master, console) {
@@ -105,6 +112,9 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
         }
         (master, _) => master,
     };
+    if let Some(watcher) = &watcher {
+        send_pidfd(watcher, &spawned.child)?;
+    }
     if let Some(file) = &request.pid_file {
         write_pid_file(file, spawned.child.pid.as_raw())?;
     }

@@ -14,6 +14,7 @@ mod list;
 mod pause;
 mod ps;
 mod run;
+mod sockets;
 mod spec;
 mod start;
 mod update;

@@ -109,7 +109,9 @@ impl Status {
             | (Pause, Running | Created)
             | (Resume, Paused)
             | (Exec, Running | Created)
-            | (Ps | Update, Created | Running | Paused) => Ok(()),
+            | (Update, Created | Running | Paused)
+            // A container that has ended has no processes: an answer, and no mistake.
+            | (Ps, Created | Running | Paused | Exited) => Ok(()),
             (Start, Running) => refuse("cannot start an already running container"),
             (Start, Exited | Dead) => refuse("cannot start a container that has stopped"),
             (Start, _) => refuse("cannot start the container now"),
@@ -161,7 +163,7 @@ mod tests {
             (Status::Created, "skdp-ecu"),
             (Status::Running, "-k-p-ecu"),
             (Status::Paused, "-k--r-cu"),
-            (Status::Exited, "--d-----"),
+            (Status::Exited, "--d---c-"),
             (Status::Removing, "--d-----"),
             (Status::Dead, "--d-----"),
         ];

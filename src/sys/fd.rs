@@ -18,6 +18,28 @@ pub fn cloexec_from(first: RawFd) -> nix::Result<()> {
     Errno::result(result).map(drop)
 }
 
+/// Closes every fd from `first` on but those `kept`. For a process that was forked and will end in
+/// execve(2): what its parent's values own is closed under them, so none of them may be used or
+/// dropped here any more.
+pub fn close_all_but(first: u32, kept: &[BorrowedFd<'_>]) {
+    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    kept.dedup();
+    let mut first = first;
+    for fd in kept.into_iter().filter(|fd| *fd >= first).collect::<Vec<_>>() {
+        close_range(first, fd.wrapping_sub(1));
+        first = fd + 1;
+    }
+    close_range(first, libc::c_uint::MAX);
+}
+
+fn close_range(first: u32, last: u32) {
+    if first <= last {
+        // SAFETY: the caller gives up whatever is in this range. An error closes nothing.
+        let _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    }
+}
+
 /// Clears close-on-exec on one fd that the payload is meant to have.
 ///
 /// # Errors
