@@ -38,6 +38,8 @@ pub struct Init<'a> {
     pub joins: Vec<(NamespaceKind, OwnedFd)>,
     /// What is done to the rootfs.
     pub rootfs: &'a RootfsPlan,
+    /// The idmapped mounts, made already, by their place in the plan.
+    pub idmapped: Vec<(usize, OwnedFd)>,
     /// What the container sees of its cgroups.
     pub cgroups: CgroupView,
     /// The capability sets.
@@ -128,7 +130,7 @@ impl Init<'_> {
         let in_user_namespace = self.in_user_namespace();
         // Modes of what is made are meant as they are written.
         nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-        let mut building = Building::begin(self.rootfs, in_user_namespace)?;
+        let mut building = Building::begin(self.rootfs, in_user_namespace, &self.idmapped)?;
         building.mount_all(&self.cgroups)?;
         building.fill_dev(&self.spec.linux.devices)?;
         let hooks = &self.spec.hooks;

@@ -5,7 +5,7 @@
 //! a cgroup and a process, [`Created`] is done.
 
 use super::container::{self, Context};
-use super::filter;
+use super::{filter, idmap};
 use crate::cgroups::{CgroupMount, Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -259,6 +259,7 @@ impl Recorded {
             namespaces: &planned.namespaces,
             joins,
             rootfs: &planned.rootfs,
+            idmapped: idmap::trees(&planned.rootfs, &planned.spec().linux, &planned.joins)?,
             cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
             capabilities: planned.capabilities,
             pivot: request.pivot,

@@ -162,6 +162,8 @@ fn mounts(spec: &Spec) -> Result<()> {
         for text in [&mount.destination, &mount.source, &mount.kind].into_iter().chain(&mount.options) {
             no_nul(&field, text)?;
         }
+        ranges(&format!("{field}.uidMappings"), &mount.uid_mappings)?;
+        ranges(&format!("{field}.gidMappings"), &mount.gid_mappings)?;
     }
     Ok(())
 }
@@ -200,22 +202,28 @@ fn mappings(linux: &Linux) -> Result<()> {
         if !linux.has(NamespaceKind::User) {
             return Err(Error::config(field, "needs a user namespace, and linux.namespaces has none"));
         }
-        for (index, map) in maps.iter().enumerate() {
-            let entry = format!("{field}[{index}]");
-            let ends = [map.container_id.checked_add(map.size), map.host_id.checked_add(map.size)];
-            if map.size == 0 || ends.contains(&None) {
-                return Err(Error::config(entry, format!("a range of {} ids is not possible", map.size)));
-            }
-            let overlaps = |a: u32, b: u32, other: &super::IdMapping| {
-                u64::from(a) < u64::from(b) + u64::from(other.size)
-                    && u64::from(b) < u64::from(a) + u64::from(map.size)
-            };
-            if maps[..index].iter().any(|other| {
-                overlaps(map.container_id, other.container_id, other)
-                    || overlaps(map.host_id, other.host_id, other)
-            }) {
-                return Err(Error::config(entry, "overlaps a range before it"));
-            }
+        ranges(field, maps)?;
+    }
+    Ok(())
+}
+
+/// Ranges of ids that a user namespace can have.
+fn ranges(field: &str, maps: &[super::IdMapping]) -> Result<()> {
+    for (index, map) in maps.iter().enumerate() {
+        let entry = format!("{field}[{index}]");
+        let ends = [map.container_id.checked_add(map.size), map.host_id.checked_add(map.size)];
+        if map.size == 0 || ends.contains(&None) {
+            return Err(Error::config(entry, format!("a range of {} ids is not possible", map.size)));
+        }
+        let overlaps = |a: u32, b: u32, other: &super::IdMapping| {
+            u64::from(a) < u64::from(b) + u64::from(other.size)
+                && u64::from(b) < u64::from(a) + u64::from(map.size)
+        };
+        if maps[..index].iter().any(|other| {
+            overlaps(map.container_id, other.container_id, other)
+                || overlaps(map.host_id, other.host_id, other)
+        }) {
+            return Err(Error::config(entry, "overlaps a range before it"));
         }
     }
     Ok(())
@@ -320,7 +328,6 @@ fn time_offsets(linux: &Linux) -> Result<()> {
 /// What this version does not carry out: an error that names the field, never silence.
 fn not_yet(spec: &Spec) -> Result<()> {
     let linux = &spec.linux;
-    let idmapped = spec.mounts.iter().position(|m| !m.uid_mappings.is_empty() || !m.gid_mappings.is_empty());
     let asked = [
         (spec.solaris.is_some(), "solaris"),
         (spec.windows.is_some(), "windows"),
@@ -329,7 +336,6 @@ fn not_yet(spec: &Spec) -> Result<()> {
         (spec.freebsd.is_some(), "freebsd"),
         (linux.intel_rdt.is_some(), "linux.intelRdt"),
         (!linux.net_devices.is_empty(), "linux.netDevices"),
-        (idmapped.is_some(), "mounts[].uidMappings"),
     ];
     match asked.into_iter().find(|(asked, _)| *asked) {
         Some((_, field)) => Err(Error::new(Class::Unsupported, "invalid configuration")
