@@ -250,3 +250,88 @@ fn tmpcopyup_keeps_what_the_image_has() {
     assert!(seen.stdout.starts_with("from the image/data/deep/file file mode=0640"), "{seen}");
     assert!(!c.rootfs().join("data/new").exists());
 }
+
+/// A pair of interfaces on the host, gone with it.
+struct Veth(String, String);
+
+impl Veth {
+    fn new(tag: &str) -> Option<Veth> {
+        let tag = format!("{}{tag}", std::process::id() % 100_000);
+        let (a, b) = (format!("dv{tag}a"), format!("dv{tag}b"));
+        let made = Command::new("ip").args(["link", "add", &a, "type", "veth", "peer", "name", &b]).output();
+        made.is_ok_and(|output| output.status.success()).then_some(Veth(a, b))
+    }
+}
+
+impl Drop for Veth {
+    fn drop(&mut self) {
+        // One end's end is the other's too, wherever it is.
+        let _ = Command::new("ip").args(["link", "delete", &self.1]).output();
+    }
+}
+
+#[test]
+fn network_devices_move_with_addresses_and_mtu() {
+    let Some(veth) = Veth::new("m") else {
+        return machine::skip("no veth, or no ip(8)");
+    };
+    host("ip", &["link", "set", &veth.0, "mtu", "1234", "up"]);
+    host("ip", &["address", "add", "192.0.2.7/24", "dev", &veth.0]);
+    let scene = Scene::new();
+    for user in [false, true] {
+        if user && !machine::has_namespace("user") {
+            continue;
+        }
+        let c = scene.container(|c| {
+            if user {
+                c.user_namespace(100_000, 65536);
+            }
+            c.set("/linux/netDevices", json!({ veth.0.as_str(): { "name": "lan0" } })).payload(&[
+                "interfaces",
+                "--",
+                "cat",
+                "/sys/class/net/lan0/mtu",
+                "--",
+                "cat",
+                "/sys/class/net/lan0/flags",
+                "--",
+                "cat",
+                "/proc/net/fib_trie",
+                "--",
+                "sleep",
+                "100",
+            ]);
+        });
+        c.up().until_it_says("192.0.2.7");
+        let seen = c.output();
+        assert!(seen.contains("lan0\n") && seen.contains("1234\n"), "{seen}");
+        let flags = seen.lines().find_map(|line| line.strip_prefix("0x")).unwrap();
+        assert_eq!(i64::from_str_radix(flags, 16).unwrap() & 1, 1, "it is up: {seen}");
+        assert!(!fs::exists(format!("/sys/class/net/{}", veth.0)).unwrap(), "it is still on the host");
+        // Back to the host for the next round; the end of the namespace would end it.
+        let (pid, own) = (c.pid().to_string(), std::process::id().to_string());
+        host("nsenter", &["-t", &pid, "-n", "ip", "link", "set", "lan0", "name", &veth.0, "netns", &own]);
+        host("ip", &["address", "add", "192.0.2.7/24", "dev", &veth.0]);
+        c.delete_force().ok();
+    }
+}
+
+#[test]
+fn network_devices_that_cannot_move_are_named() {
+    let scene = Scene::new();
+    for (devices, words) in [
+        (json!({ "nosuchdev0": {} }), ["linux.netDevices.nosuchdev0", "no such device"]),
+        (json!({ "lo": { "name": "lo1" } }), ["linux.netDevices.lo", "cannot leave"]),
+        (json!({ "lo": { "name": "a/b" } }), ["linux.netDevices.lo", "no name"]),
+    ] {
+        let c = scene.container(|c| {
+            c.set("/linux/netDevices", devices);
+        });
+        c.create().fails(&words);
+    }
+    let c = scene.container(|c| {
+        c.without_namespace("network").set("/linux/netDevices", json!({ "lo": {} }));
+    });
+    c.create().fails(&["linux.netDevices.lo", "network namespace"]);
+    scene.is_clean();
+}

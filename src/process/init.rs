@@ -62,6 +62,7 @@ pub struct Init<'a> {
 /// The step that failed. The caller sends it to the parent.
 pub fn become_payload(init: &Init<'_>, channel: &Channel) -> Result<Infallible> {
     init.enter_namespaces(channel)?;
+    init.await_devices(channel)?;
     init.begin_session()?;
     let (mut entered, console) = init.build_rootfs(channel)?;
     init.finish_rootfs(&mut entered)?;
@@ -101,6 +102,18 @@ impl Init<'_> {
         // Inside, nobody may trace this process or open its files: they are still the host's
         // (CVE-2016-9962). execve(2) makes it dumpable again.
         prctl::set_dumpable(false).doing("become undumpable")
+    }
+
+    /// Lets the parent, which has rights over the host's network, move interfaces into ours.
+    fn await_devices(&self, channel: &Channel) -> Result<()> {
+        if self.spec.linux.net_devices.is_empty() {
+            return Ok(());
+        }
+        channel.send(&Message::DevicesPlease)?;
+        match channel.expect()? {
+            Message::DevicesDone => Ok(()),
+            other => Err(out_of_turn(&other)),
+        }
     }
 
     fn begin_session(&self) -> Result<()> {

@@ -354,6 +354,10 @@ impl Spawned {
                     run_hooks(planned, &recorded.record.id, child.pid.as_raw())?;
                     channel.send(&Message::HooksDone)?;
                 }
+                Message::DevicesPlease => {
+                    namespaces::move_devices(child.pid, &planned.spec().linux.net_devices)?;
+                    channel.send(&Message::DevicesDone)?;
+                }
                 Message::Console(master) => console = Some(master),
                 Message::Listener(listener) => {
                     let pid = child.pid.as_raw();

@@ -40,6 +40,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
     paths(linux)?;
     devices(linux)?;
     time_offsets(linux)?;
+    net_devices(linux)?;
     if let Some(policy) = &linux.memory_policy {
         policy.mode_and_nodes()?;
     }
@@ -325,6 +326,35 @@ fn time_offsets(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
+fn net_devices(linux: &Linux) -> Result<()> {
+    /// IFNAMSIZ, with its NUL.
+    const MOST: usize = 15;
+    let mut seen = Vec::new();
+    for (outside, device) in &linux.net_devices {
+        let field = format!("linux.netDevices.{outside}");
+        if !linux.has(NamespaceKind::Network) {
+            return Err(Error::config(field, "needs a network namespace, and linux.namespaces has none"));
+        }
+        let inside = if device.name.is_empty() { outside } else { &device.name };
+        for name in [outside, inside] {
+            // What the kernel takes for a name (dev_valid_name), and % is its pattern for a free one.
+            let odd = |c: char| matches!(c, '/' | ':' | '%' | '\0') || c.is_ascii_whitespace();
+            let fits = (1..=MOST).contains(&name.len()) && name != "." && name != "..";
+            if !fits || name.contains(odd) {
+                let cause = format!(
+                    "{name:?} is no name of a network device: 1 to {MOST} bytes without /, :, % or space"
+                );
+                return Err(Error::config(field, cause));
+            }
+        }
+        if seen.contains(&inside) {
+            return Err(Error::config(field, format!("a device {inside:?} is there twice")));
+        }
+        seen.push(inside);
+    }
+    Ok(())
+}
+
 /// What this version does not carry out: an error that names the field, never silence.
 fn not_yet(spec: &Spec) -> Result<()> {
     let linux = &spec.linux;
@@ -335,7 +365,6 @@ fn not_yet(spec: &Spec) -> Result<()> {
         (spec.zos.is_some(), "zos"),
         (spec.freebsd.is_some(), "freebsd"),
         (linux.intel_rdt.is_some(), "linux.intelRdt"),
-        (!linux.net_devices.is_empty(), "linux.netDevices"),
     ];
     match asked.into_iter().find(|(asked, _)| *asked) {
         Some((_, field)) => Err(Error::new(Class::Unsupported, "invalid configuration")
@@ -434,10 +463,27 @@ mod tests {
             ("/hooks", json!({"poststop": [{"path": "x"}]}), "hooks.poststop[0].path: \"x\" is not absolute"),
             ("/hooks", json!({"prestart": [{"path": "/x", "timeout": 0}]}), "hooks.prestart[0].timeout"),
             ("/mounts", json!([{"destination": ""}]), "mounts[0].destination: is empty"),
+            ("/linux/netDevices", json!({"e0": {}}), "linux.netDevices.e0: needs a network namespace"),
             ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt: is not carried out"),
         ] {
             let error = with(pointer, value.clone());
             assert!(error.as_ref().is_some_and(|e| e.contains(words)), "{pointer} {value}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_network_devices_are_the_kernels() {
+        let with = |devices: Value| {
+            let mut config = minimal();
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "network"}));
+            config["linux"]["netDevices"] = devices;
+            validate(&serde_json::from_value(config).unwrap()).err().map(|error| error.to_string())
+        };
+        assert_eq!(with(json!({"eth0": {}, "eth1": {"name": "lan"}})), None);
+        assert!(with(json!({"a": {"name": "x"}, "b": {"name": "x"}})).unwrap().contains("there twice"));
+        for name in ["sixteen-bytes-xx", "a/b", "a b", "..", "eth%d", "a:1"] {
+            let error = with(json!({"e": {"name": name}})).unwrap();
+            assert!(error.contains("linux.netDevices.e: ") && error.contains("no name"), "{error}");
         }
     }
 
