@@ -137,3 +137,201 @@ fn an_exec_is_bound_to_the_cpus_of_the_config() {
     process(json!({ "final": "8000" })).fails(&["process.execCPUAffinity.final"]);
     process(json!({ "initial": "1-" })).fails(&["process.execCPUAffinity.initial"]);
 }
+
+/// Maps id 0 of the files to `host`.
+fn owner_map(host: u32) -> Value {
+    json!([{ "containerID": 0, "hostID": host, "size": 1 }])
+}
+
+#[test]
+fn idmapped_binds_show_other_owners() {
+    let scene = Scene::new();
+    let (directory, file) = (scene.dir().join("owned"), scene.dir().join("file"));
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("inner"), "").unwrap();
+    fs::write(&file, "").unwrap();
+    let bind = |source: &std::path::Path, to: &str, options: &[&str]| {
+        json!({ "destination": to, "source": source, "options": options,
+                "uidMappings": owner_map(1234), "gidMappings": owner_map(77) })
+    };
+    let c = scene.container(|c| {
+        c.push("/mounts", bind(&directory, "/d", &["bind", "idmap"]))
+            .push("/mounts", bind(&file, "/not/there/f", &["rbind", "ridmap"]))
+            .push("/mounts", bind(&file, "/plain", &["bind"]))
+            .payload(&["stat", "/d/inner", "--", "stat", "/not/there/f", "--", "stat", "/plain"]);
+    });
+    let seen = c.run().ok();
+    assert_eq!(seen.stdout.matches("uid=1234 gid=77").count(), 3, "{seen}");
+    scene.is_clean();
+}
+
+#[test]
+fn idmap_alone_takes_the_containers_maps() {
+    skip_unless!(machine::has_namespace("user"), "the kernel has no user namespaces");
+    let scene = Scene::new();
+    let file = scene.dir().join("file");
+    fs::write(&file, "").unwrap();
+    let c = scene.container(|c| {
+        c.user_namespace(100_000, 65536)
+            .bind(&file, "/mapped", &["idmap", "ro", "nosuid"])
+            .bind(&file, "/unmapped", &[])
+            .payload(&["stat", "/mapped", "--", "stat", "/unmapped", "--", "append", "/mapped", "x"]);
+    });
+    let seen = c.run().exits(1);
+    assert!(seen.line("/mapped ").contains("uid=0 gid=0"), "{seen}");
+    assert!(seen.line("/unmapped ").contains("uid=65534 gid=65534"), "{seen}");
+    assert!(seen.stdout.ends_with("! append: EROFS\n"), "{seen}");
+}
+
+#[test]
+fn idmaps_that_cannot_be_are_refused() {
+    let scene = Scene::new();
+    let refused = |mount: Value, words: &[&str]| {
+        scene
+            .container(|c| {
+                c.push("/mounts", mount);
+            })
+            .create()
+            .fails(words);
+    };
+    let dir = scene.dir().to_str().unwrap();
+    let bind = json!({ "destination": "/d", "source": dir, "options": ["bind", "idmap"] });
+    refused(bind.clone(), &["mounts[7] (/d)", "idmap", "user namespace"]);
+    let mut half = bind.clone();
+    half["uidMappings"] = owner_map(5);
+    refused(half.clone(), &["mounts[7] (/d)", "gidMappings"]);
+    half["gidMappings"] = json!([{ "containerID": 0, "hostID": 5, "size": 0 }]);
+    refused(half, &["mounts[7].gidMappings[0]", "not possible"]);
+    // procfs has no idmapped mounts.
+    let (map, source) = (owner_map(5), "/proc");
+    refused(
+        json!({ "destination": "/d", "source": source, "options": ["bind"], "uidMappings": map, "gidMappings": map }),
+        &["mounts[7] (/d)", "idmap"],
+    );
+    scene.is_clean();
+}
+
+#[test]
+fn recursive_options_reach_the_mounts_below() {
+    let scene = Scene::new();
+    let tree = scene.dir().join("tree");
+    fs::create_dir_all(tree.join("sub")).unwrap();
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("tmpfs"), &tree.join("sub"), Some("tmpfs"), flags, None::<&str>).unwrap();
+    let c = scene.container(|c| {
+        c.bind(&tree, "/all", &["rro", "rnosuid", "rnodev", "rnoexec", "rnoatime"])
+            .bind(&tree, "/top", &["ro", "nosuid"])
+            .payload(&["touch", "/all/sub/x", "--", "touch", "/top/sub/x", "--", "mounts"]);
+    });
+    let seen = c.run();
+    nix::mount::umount(&tree.join("sub")).unwrap();
+    assert!(seen.stdout.starts_with("! touch: EROFS\n"), "{seen}");
+    assert_eq!(seen.stdout.matches("! touch").count(), 1, "ro is for the top alone: {seen}");
+    let options = |point: &str| {
+        let line = seen.stdout.lines().find(|line| line.split(' ').nth(4) == Some(point)).unwrap();
+        line.split(' ').nth(5).unwrap().to_owned()
+    };
+    for point in ["/all", "/all/sub"] {
+        assert_eq!(options(point), "ro,nosuid,nodev,noexec,noatime", "{point}");
+    }
+    assert!(options("/top").starts_with("ro,nosuid"));
+    assert!(options("/top/sub").starts_with("rw") && !options("/top/sub").contains("nosuid"));
+}
+
+#[test]
+fn tmpcopyup_keeps_what_the_image_has() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.mount("/data", "tmpfs", "tmpfs", &["tmpcopyup", "size=1m"]);
+        c.payload(&["cat", "/data/deep/file", "--", "stat", "/data/deep/file", "--", "touch", "/data/new"]);
+    });
+    c.file("/data/deep/file", "from the image", 0o640);
+    let seen = c.run().ok();
+    assert!(seen.stdout.starts_with("from the image/data/deep/file file mode=0640"), "{seen}");
+    assert!(!c.rootfs().join("data/new").exists());
+}
+
+/// A pair of interfaces on the host, gone with it.
+struct Veth(String, String);
+
+impl Veth {
+    fn new(tag: &str) -> Option<Veth> {
+        let tag = format!("{}{tag}", std::process::id() % 100_000);
+        let (a, b) = (format!("dv{tag}a"), format!("dv{tag}b"));
+        let made = Command::new("ip").args(["link", "add", &a, "type", "veth", "peer", "name", &b]).output();
+        made.is_ok_and(|output| output.status.success()).then_some(Veth(a, b))
+    }
+}
+
+impl Drop for Veth {
+    fn drop(&mut self) {
+        // One end's end is the other's too, wherever it is.
+        let _ = Command::new("ip").args(["link", "delete", &self.1]).output();
+    }
+}
+
+#[test]
+fn network_devices_move_with_addresses_and_mtu() {
+    let Some(veth) = Veth::new("m") else {
+        return machine::skip("no veth, or no ip(8)");
+    };
+    host("ip", &["link", "set", &veth.0, "mtu", "1234", "up"]);
+    host("ip", &["address", "add", "192.0.2.7/24", "dev", &veth.0]);
+    let scene = Scene::new();
+    for user in [false, true] {
+        if user && !machine::has_namespace("user") {
+            continue;
+        }
+        let c = scene.container(|c| {
+            if user {
+                c.user_namespace(100_000, 65536);
+            }
+            c.set("/linux/netDevices", json!({ veth.0.as_str(): { "name": "lan0" } })).payload(&[
+                "interfaces",
+                "--",
+                "cat",
+                "/sys/class/net/lan0/mtu",
+                "--",
+                "cat",
+                "/sys/class/net/lan0/flags",
+                "--",
+                "cat",
+                "/proc/net/fib_trie",
+                "--",
+                "sleep",
+                "100",
+            ]);
+        });
+        c.up().until_it_says("192.0.2.7");
+        let seen = c.output();
+        assert!(seen.contains("lan0\n") && seen.contains("1234\n"), "{seen}");
+        let flags = seen.lines().find_map(|line| line.strip_prefix("0x")).unwrap();
+        assert_eq!(i64::from_str_radix(flags, 16).unwrap() & 1, 1, "it is up: {seen}");
+        assert!(!fs::exists(format!("/sys/class/net/{}", veth.0)).unwrap(), "it is still on the host");
+        // Back to the host for the next round; the end of the namespace would end it.
+        let (pid, own) = (c.pid().to_string(), std::process::id().to_string());
+        host("nsenter", &["-t", &pid, "-n", "ip", "link", "set", "lan0", "name", &veth.0, "netns", &own]);
+        host("ip", &["address", "add", "192.0.2.7/24", "dev", &veth.0]);
+        c.delete_force().ok();
+    }
+}
+
+#[test]
+fn network_devices_that_cannot_move_are_named() {
+    let scene = Scene::new();
+    for (devices, words) in [
+        (json!({ "nosuchdev0": {} }), ["linux.netDevices.nosuchdev0", "no such device"]),
+        (json!({ "lo": { "name": "lo1" } }), ["linux.netDevices.lo", "cannot leave"]),
+        (json!({ "lo": { "name": "a/b" } }), ["linux.netDevices.lo", "no name"]),
+    ] {
+        let c = scene.container(|c| {
+            c.set("/linux/netDevices", devices);
+        });
+        c.create().fails(&words);
+    }
+    let c = scene.container(|c| {
+        c.without_namespace("network").set("/linux/netDevices", json!({ "lo": {} }));
+    });
+    c.create().fails(&["linux.netDevices.lo", "network namespace"]);
+    scene.is_clean();
+}

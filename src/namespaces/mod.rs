@@ -8,8 +8,10 @@
 //!   are joined;
 //! - a pid namespace, and the offsets of a time namespace, take effect only for children.
 
+mod devices;
 mod idmap;
 
+pub use devices::move_devices;
 pub use idmap::{Maps, write_maps};
 
 use crate::error::{Class, Error, Result};

@@ -39,6 +39,8 @@ pub struct Init<'a> {
     pub joins: Vec<(NamespaceKind, OwnedFd)>,
     /// What is done to the rootfs.
     pub rootfs: &'a RootfsPlan,
+    /// The idmapped mounts, made already, by their place in the plan.
+    pub idmapped: Vec<(usize, OwnedFd)>,
     /// What the container sees of its cgroups.
     pub cgroups: CgroupView,
     /// The capability sets.
@@ -61,6 +63,7 @@ pub struct Init<'a> {
 /// The step that failed. The caller sends it to the parent.
 pub fn become_payload(init: &Init<'_>, channel: &Channel) -> Result<Infallible> {
     init.enter_namespaces(channel)?;
+    init.await_devices(channel)?;
     init.begin_session()?;
     let (mut entered, console) = init.build_rootfs(channel)?;
     init.finish_rootfs(&mut entered)?;
@@ -105,6 +108,18 @@ impl Init<'_> {
         prctl::set_dumpable(false).doing("become undumpable")
     }
 
+    /// Lets the parent, which has rights over the host's network, move interfaces into ours.
+    fn await_devices(&self, channel: &Channel) -> Result<()> {
+        if self.spec.linux.net_devices.is_empty() {
+            return Ok(());
+        }
+        channel.send(&Message::DevicesPlease)?;
+        match channel.expect()? {
+            Message::DevicesDone => Ok(()),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
     fn begin_session(&self) -> Result<()> {
         if self.spec.linux.creates(NamespaceKind::Network) {
             net::loopback_up().doing("switch the loopback interface on")?;
@@ -132,7 +147,7 @@ impl Init<'_> {
         let in_user_namespace = self.in_user_namespace();
         // Modes of what is made are meant as they are written.
         let umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-        let mut building = Building::begin(self.rootfs, in_user_namespace)?;
+        let mut building = Building::begin(self.rootfs, in_user_namespace, &self.idmapped)?;
         building.mount_all(&self.cgroups)?;
         building.fill_dev(&self.spec.linux.devices)?;
         nix::sys::stat::umask(umask);

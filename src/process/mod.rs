@@ -10,6 +10,7 @@ pub mod filter;
 pub mod hooks;
 pub mod init;
 pub mod lookup;
+mod mapping;
 pub mod preflight;
 pub mod protocol;
 pub mod scheduling;
@@ -17,4 +18,5 @@ mod spawn;
 pub mod stdio;
 pub mod terminal;
 
+pub use mapping::user_namespace;
 pub use spawn::{Spawned, spawn, spawn_staged};

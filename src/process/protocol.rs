@@ -17,6 +17,10 @@ pub enum Message {
     Proceed(Vec<OwnedFd>),
     /// From the process between: the init's pid and its pidfd.
     Init(i32, OwnedFd),
+    /// From the init: its network namespace is there; the network devices may come.
+    DevicesPlease,
+    /// To the init: they have come.
+    DevicesDone,
     /// From the init: the namespaces and mounts are there; the runtime's hooks may run.
     HooksPlease,
     /// To the init: they have run.
@@ -48,6 +52,8 @@ impl Message {
             Message::Start => 8,
             Message::Failed(_) => 9,
             Message::Adopted => 10,
+            Message::DevicesPlease => 11,
+            Message::DevicesDone => 12,
         }
     }
 
@@ -80,6 +86,8 @@ impl Message {
             8 => Message::Start,
             9 => Message::Failed(serde_json::from_slice(body).ok()?),
             10 => Message::Adopted,
+            11 => Message::DevicesPlease,
+            12 => Message::DevicesDone,
             _ => return None,
         })
     }

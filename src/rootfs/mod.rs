@@ -9,6 +9,7 @@ mod cgroup_view;
 mod copy_up;
 mod dev;
 mod enter;
+mod idmapped;
 mod masks;
 mod mounts;
 mod options;
@@ -16,6 +17,7 @@ pub mod plan;
 
 pub use cgroup_view::{CgroupView, Hierarchy};
 pub use enter::{Entered, Pivot};
+pub use idmapped::{IdMap, tree as idmapped_tree};
 pub use mounts::Building;
 pub use options::known_words;
 pub use plan::Plan;

@@ -21,6 +21,8 @@ pub struct Building<'a> {
     pub(super) proc: Option<Proc>,
     /// Whether this process is in a user namespace of the container's.
     pub(super) in_user_namespace: bool,
+    /// The trees of steps that dhow itself has made, by their place in the plan.
+    prepared: &'a [(usize, OwnedFd)],
 }
 
 impl<'a> Building<'a> {
@@ -29,7 +31,11 @@ impl<'a> Building<'a> {
     ///
     /// # Errors
     /// [`Class::Config`] when the rootfs is not there or is no directory.
-    pub fn begin(plan: &'a Plan, in_user_namespace: bool) -> Result<Building<'a>> {
+    pub fn begin(
+        plan: &'a Plan,
+        in_user_namespace: bool,
+        prepared: &'a [(usize, OwnedFd)],
+    ) -> Result<Building<'a>> {
         // Mounts of the host made later still arrive (slave) unless the configuration says otherwise.
         let (propagation, recursive) = plan.propagation.unwrap_or((Propagation::Slave, true));
         mount::set_propagation(Path::new("/"), propagation, recursive)
@@ -53,7 +59,7 @@ impl<'a> Building<'a> {
             mount::change(copy.as_fd(), change, false).doing_on("make the rootfs private", rootfs)?;
         }
         mount::attach(copy.as_fd(), target.as_fd()).doing_on("bind the rootfs", rootfs)?;
-        Ok(Building { plan, root: Root::from(copy), proc: None, in_user_namespace })
+        Ok(Building { plan, root: Root::from(copy), proc: None, in_user_namespace, prepared })
     }
 
     /// Makes the mounts of config.json, in order.
@@ -62,7 +68,12 @@ impl<'a> Building<'a> {
     /// The first that fails, with its place in config.json.
     pub fn mount_all(&mut self, cgroups: &CgroupView) -> Result<()> {
         let plan = self.plan;
-        plan.steps.iter().try_for_each(|step| self.mount_one(step, cgroups))
+        plan.steps.iter().enumerate().try_for_each(|(index, step)| {
+            match self.prepared.iter().find(|(place, _)| *place == index) {
+                Some((_, tree)) => self.attach_tree(step, tree.as_fd()),
+                None => self.mount_one(step, cgroups),
+            }
+        })
     }
 
     /// Every path of the container is resolved through it.
@@ -84,20 +95,17 @@ impl<'a> Building<'a> {
     }
 
     fn bind(&self, step: &Step, source: &Path, recursive: bool) -> Result<()> {
-        let tree = mount::open_tree(CWD, source, recursive, true).map_err(|errno| {
-            let error = Error::system("mount", errno).on(&step.field).class(Class::Config);
-            match errno {
-                Errno::ENOENT | Errno::ENOTDIR => error.because(format!("bind source {}", source.display())),
-                _ => error,
-            }
-        })?;
-        let leaf = if path::is_directory(tree.as_fd()).doing_on("look at the source of", || &*step.field)? {
+        self.attach_tree(step, open_source(step, source, recursive)?.as_fd())
+    }
+
+    fn attach_tree(&self, step: &Step, tree: BorrowedFd<'_>) -> Result<()> {
+        let leaf = if path::is_directory(tree).doing_on("look at the source of", || &*step.field)? {
             Leaf::Directory
         } else {
             Leaf::File
         };
         let target = self.target(step, leaf)?;
-        self.finish(step, tree.as_fd(), target.as_fd())
+        self.finish(step, tree, target.as_fd())
     }
 
     fn filesystem(
@@ -217,6 +225,17 @@ impl<'a> Building<'a> {
         }
         Ok(())
     }
+}
+
+/// A detached copy of what a bind mount shows.
+pub(super) fn open_source(step: &Step, source: &Path, recursive: bool) -> Result<OwnedFd> {
+    mount::open_tree(CWD, source, recursive, true).map_err(|errno| {
+        let error = Error::system("mount", errno).on(&step.field).class(Class::Config);
+        match errno {
+            Errno::ENOENT | Errno::ENOTDIR => error.because(format!("bind source {}", source.display())),
+            _ => error,
+        }
+    })
 }
 
 /// The attributes of a mount that is new, and so has nothing to clear.

@@ -17,8 +17,8 @@ pub struct Options {
     pub copy_up: bool,
     /// The rest, for the filesystem: `key` or `key=value`.
     pub data: Vec<(String, Option<String>)>,
-    /// Recognised, and not carried out yet.
-    pub unsupported: Option<String>,
+    /// Maps the owners of the files; true for the whole tree.
+    pub idmap: Option<bool>,
 }
 
 /// Which part of a tree a bind mount shows.
@@ -92,6 +92,8 @@ pub fn known_words() -> Vec<String> {
         "acl",
         "noacl",
         "tmpcopyup",
+        "idmap",
+        "ridmap",
         "remount",
     ];
     let mut words: Vec<String> = attributes.chain(propagations).chain(others.map(str::to_owned)).collect();
@@ -136,7 +138,7 @@ impl Options {
             bind: None,
             copy_up: false,
             data: Vec::new(),
-            unsupported: None,
+            idmap: None,
         };
         for word in words {
             options.add(word);
@@ -162,7 +164,8 @@ impl Options {
             // Nothing to do: the defaults, what a new mount is anyway, and what the kernel ignores.
             "" | "defaults" | "async" | "nomand" | "loud" | "nolazytime" | "noiversion" | "acl" | "noacl"
             | "iversion" | "silent" | "remount" | "mand" => {}
-            "idmap" | "ridmap" => self.unsupported = Some(word.to_owned()),
+            "idmap" => self.idmap = self.idmap.or(Some(false)),
+            "ridmap" => self.idmap = Some(true),
             _ => match word.split_once('=') {
                 Some((key, value)) => self.data.push((key.to_owned(), Some(value.to_owned()))),
                 None => self.data.push((word.to_owned(), None)),

@@ -1,8 +1,9 @@
 //! `mounts` of config.json as a list of steps, decided before anything is mounted.
 
+use super::idmapped::IdMap;
 use super::options::{Bind, Options, parse_propagation};
-use crate::error::{Class, Error, Result};
-use crate::spec::{Mount, Spec};
+use crate::error::{Error, Result};
+use crate::spec::{Linux, Mount, NamespaceKind, Spec};
 use crate::sys::mount::{Change, Propagation};
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,8 @@ pub struct Step {
     pub propagation: Vec<(Propagation, bool)>,
     /// Whether the content of the place is copied into the new tmpfs.
     pub copy_up: bool,
+    /// Whether its files show other owners.
+    pub idmap: Option<IdMap>,
 }
 
 impl Step {
@@ -55,14 +58,11 @@ impl Step {
         matches!(&self.source, Source::Filesystem { kind, .. } if kind == "proc" || kind == "sysfs")
     }
 
-    fn of(index: usize, mount: &Mount, bundle: &Path, label: &str) -> Result<Step> {
+    fn of(index: usize, mount: &Mount, bundle: &Path, linux: &Linux) -> Result<Step> {
         let field = format!("mounts[{index}] ({})", mount.destination);
         let options = Options::parse(&mount.options);
-        if let Some(word) = options.unsupported {
-            return Err(Error::new(Class::Unsupported, "invalid configuration")
-                .on(field)
-                .because(format!("option {word:?} is not carried out by this version of dhow")));
-        }
+        let label = &linux.mount_label;
+        let idmap = idmap(&field, mount, options.idmap, linux)?;
         // A type of "bind" counts even without the option: containerd and podman write so.
         let bind = options.bind.or_else(|| (mount.kind == "bind").then_some(Bind::Single));
         let source = match bind {
@@ -76,9 +76,12 @@ impl Step {
                 }
                 Source::Bind { source: bundle.join(&mount.source), recursive: bind == Bind::Recursive }
             }
-            None if mount.kind == "cgroup" || mount.kind == "cgroup2" => Source::Cgroup,
+            None if idmap.is_none() && matches!(mount.kind.as_str(), "cgroup" | "cgroup2") => Source::Cgroup,
             None if mount.kind.is_empty() => {
                 return Err(Error::config(field, "has neither a type nor the option bind or rbind"));
+            }
+            None if idmap.is_some() => {
+                return Err(Error::config(field, "only a bind mount can be idmapped"));
             }
             None => {
                 let mut data = options.data;
@@ -96,7 +99,27 @@ impl Step {
             recursive: options.recursive,
             propagation: options.propagation,
             copy_up: options.copy_up,
+            idmap,
         })
+    }
+}
+
+/// Mappings without the option mean `idmap`; the option without mappings means those of the
+/// container's user namespace (runtime-spec, "mounts").
+fn idmap(field: &str, mount: &Mount, option: Option<bool>, linux: &Linux) -> Result<Option<IdMap>> {
+    let recursive = option.unwrap_or(false);
+    match (mount.uid_mappings.is_empty(), mount.gid_mappings.is_empty()) {
+        (true, true) if option.is_none() => Ok(None),
+        (true, true) if linux.has(NamespaceKind::User) => Ok(Some(IdMap { recursive, own: None })),
+        (true, true) => Err(Error::config(
+            field,
+            "option idmap needs uidMappings and gidMappings, or a user namespace of the container",
+        )),
+        (false, false) => {
+            let own = Some((mount.uid_mappings.clone(), mount.gid_mappings.clone()));
+            Ok(Some(IdMap { recursive, own }))
+        }
+        _ => Err(Error::config(field, "has one of uidMappings and gidMappings, and needs both or none")),
     }
 }
 
@@ -127,12 +150,11 @@ impl Plan {
     /// [`Class::Config`] and [`Class::Unsupported`], naming the mount.
     pub fn new(spec: &Spec, bundle: &Path) -> Result<Plan> {
         let root = spec.root.as_ref().ok_or_else(|| Error::config("root", "is missing"))?;
-        let label = &spec.linux.mount_label;
         let steps = spec
             .mounts
             .iter()
             .enumerate()
-            .map(|(index, mount)| Step::of(index, mount, bundle, label))
+            .map(|(index, mount)| Step::of(index, mount, bundle, &spec.linux))
             .collect::<Result<Vec<Step>>>()?;
         let propagation = match spec.linux.rootfs_propagation.as_str() {
             "" => None,
@@ -189,6 +211,30 @@ mod tests {
     fn a_bound_dev_is_left_alone() {
         let mounts = json!([{"destination": "/dev/", "source": "/dev", "options": ["rbind"]}]);
         assert!(!plan(mounts).unwrap().fill_dev);
+    }
+
+    #[test]
+    fn owners_are_mapped_as_the_mount_or_the_container_says() {
+        let map = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+        let bind = |options: &[&str]| json!({"destination": "/a", "source": "/b", "options": options});
+        let with = |mount: &serde_json::Value, user: bool| {
+            let kinds = if user { json!([{"type": "user"}]) } else { json!([]) };
+            let spec = json!({"root": {"path": "r"}, "mounts": [mount], "linux": {"namespaces": kinds}});
+            Plan::new(&serde_json::from_value(spec).unwrap(), Path::new("/b"))
+                .map(|plan| plan.steps[0].idmap.clone())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(with(&bind(&["bind"]), true), Ok(None));
+        assert_eq!(with(&bind(&["bind", "idmap"]), true), Ok(Some(IdMap { recursive: false, own: None })));
+        assert_eq!(with(&bind(&["rbind", "ridmap"]), true), Ok(Some(IdMap { recursive: true, own: None })));
+        assert!(with(&bind(&["bind", "idmap"]), false).unwrap_err().contains("mounts[0] (/a): option idmap"));
+        let mut mapped = bind(&["bind"]);
+        mapped["uidMappings"] = map.clone();
+        assert!(with(&mapped, false).unwrap_err().contains("needs both or none"));
+        mapped["gidMappings"] = map.clone();
+        assert!(with(&mapped, false).unwrap().unwrap().own.is_some());
+        let tmpfs = json!({"destination": "/a", "type": "tmpfs", "uidMappings": map, "gidMappings": map});
+        assert!(with(&tmpfs, false).unwrap_err().contains("only a bind mount"));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! a cgroup and a process, [`Created`] is done.
 
 use super::container::{self, Context};
-use super::{filter, sockets};
+use super::{filter, idmap, sockets};
 use crate::cgroups::{CgroupMount, Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -274,6 +274,7 @@ impl Recorded {
             namespaces: &planned.namespaces,
             joins,
             rootfs: &planned.rootfs,
+            idmapped: idmap::trees(&planned.rootfs, &planned.spec().linux, &planned.joins)?,
             cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
             capabilities: planned.capabilities,
             pivot: request.pivot,
@@ -378,6 +379,10 @@ impl Spawned {
                     recorded.locked()?.write(&record)?;
                     run_hooks(planned, &recorded.record.id, child.pid.as_raw())?;
                     channel.send(&Message::HooksDone)?;
+                }
+                Message::DevicesPlease => {
+                    namespaces::move_devices(child.pid, &planned.spec().linux.net_devices)?;
+                    channel.send(&Message::DevicesDone)?;
                 }
                 Message::Console(master) => console = Some(master),
                 Message::Listener(listener) => {

@@ -28,8 +28,8 @@ pub fn features() -> Value {
             "selinux": {"enabled": true},
             "memoryPolicy": {"modes": MEMORY_MODES, "flags": MEMORY_FLAGS},
             "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}},
-            "netDevices": {"enabled": false}
+            "mountExtensions": {"idmap": {"enabled": true}},
+            "netDevices": {"enabled": true}
         },
         "annotations": {
             "org.dhow.version": env!("CARGO_PKG_VERSION"),

@@ -9,6 +9,7 @@ mod explain;
 mod features;
 mod filter;
 mod foreground;
+mod idmap;
 mod kill;
 mod list;
 mod pause;

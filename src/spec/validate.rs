@@ -40,6 +40,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
     paths(linux)?;
     devices(linux)?;
     time_offsets(linux)?;
+    net_devices(linux)?;
     if let Some(policy) = &linux.memory_policy {
         policy.mode_and_nodes()?;
     }
@@ -162,6 +163,8 @@ fn mounts(spec: &Spec) -> Result<()> {
         for text in [&mount.destination, &mount.source, &mount.kind].into_iter().chain(&mount.options) {
             no_nul(&field, text)?;
         }
+        ranges(&format!("{field}.uidMappings"), &mount.uid_mappings)?;
+        ranges(&format!("{field}.gidMappings"), &mount.gid_mappings)?;
     }
     Ok(())
 }
@@ -200,22 +203,28 @@ fn mappings(linux: &Linux) -> Result<()> {
         if !linux.has(NamespaceKind::User) {
             return Err(Error::config(field, "needs a user namespace, and linux.namespaces has none"));
         }
-        for (index, map) in maps.iter().enumerate() {
-            let entry = format!("{field}[{index}]");
-            let ends = [map.container_id.checked_add(map.size), map.host_id.checked_add(map.size)];
-            if map.size == 0 || ends.contains(&None) {
-                return Err(Error::config(entry, format!("a range of {} ids is not possible", map.size)));
-            }
-            let overlaps = |a: u32, b: u32, other: &super::IdMapping| {
-                u64::from(a) < u64::from(b) + u64::from(other.size)
-                    && u64::from(b) < u64::from(a) + u64::from(map.size)
-            };
-            if maps[..index].iter().any(|other| {
-                overlaps(map.container_id, other.container_id, other)
-                    || overlaps(map.host_id, other.host_id, other)
-            }) {
-                return Err(Error::config(entry, "overlaps a range before it"));
-            }
+        ranges(field, maps)?;
+    }
+    Ok(())
+}
+
+/// Ranges of ids that a user namespace can have.
+fn ranges(field: &str, maps: &[super::IdMapping]) -> Result<()> {
+    for (index, map) in maps.iter().enumerate() {
+        let entry = format!("{field}[{index}]");
+        let ends = [map.container_id.checked_add(map.size), map.host_id.checked_add(map.size)];
+        if map.size == 0 || ends.contains(&None) {
+            return Err(Error::config(entry, format!("a range of {} ids is not possible", map.size)));
+        }
+        let overlaps = |a: u32, b: u32, other: &super::IdMapping| {
+            u64::from(a) < u64::from(b) + u64::from(other.size)
+                && u64::from(b) < u64::from(a) + u64::from(map.size)
+        };
+        if maps[..index].iter().any(|other| {
+            overlaps(map.container_id, other.container_id, other)
+                || overlaps(map.host_id, other.host_id, other)
+        }) {
+            return Err(Error::config(entry, "overlaps a range before it"));
         }
     }
     Ok(())
@@ -317,10 +326,38 @@ fn time_offsets(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
+fn net_devices(linux: &Linux) -> Result<()> {
+    /// IFNAMSIZ, with its NUL.
+    const MOST: usize = 15;
+    let mut seen = Vec::new();
+    for (outside, device) in &linux.net_devices {
+        let field = format!("linux.netDevices.{outside}");
+        if !linux.has(NamespaceKind::Network) {
+            return Err(Error::config(field, "needs a network namespace, and linux.namespaces has none"));
+        }
+        let inside = if device.name.is_empty() { outside } else { &device.name };
+        for name in [outside, inside] {
+            // What the kernel takes for a name (dev_valid_name), and % is its pattern for a free one.
+            let odd = |c: char| matches!(c, '/' | ':' | '%' | '\0') || c.is_ascii_whitespace();
+            let fits = (1..=MOST).contains(&name.len()) && name != "." && name != "..";
+            if !fits || name.contains(odd) {
+                let cause = format!(
+                    "{name:?} is no name of a network device: 1 to {MOST} bytes without /, :, % or space"
+                );
+                return Err(Error::config(field, cause));
+            }
+        }
+        if seen.contains(&inside) {
+            return Err(Error::config(field, format!("a device {inside:?} is there twice")));
+        }
+        seen.push(inside);
+    }
+    Ok(())
+}
+
 /// What this version does not carry out: an error that names the field, never silence.
 fn not_yet(spec: &Spec) -> Result<()> {
     let linux = &spec.linux;
-    let idmapped = spec.mounts.iter().position(|m| !m.uid_mappings.is_empty() || !m.gid_mappings.is_empty());
     let asked = [
         (spec.solaris.is_some(), "solaris"),
         (spec.windows.is_some(), "windows"),
@@ -328,8 +365,6 @@ fn not_yet(spec: &Spec) -> Result<()> {
         (spec.zos.is_some(), "zos"),
         (spec.freebsd.is_some(), "freebsd"),
         (linux.intel_rdt.is_some(), "linux.intelRdt"),
-        (!linux.net_devices.is_empty(), "linux.netDevices"),
-        (idmapped.is_some(), "mounts[].uidMappings"),
     ];
     match asked.into_iter().find(|(asked, _)| *asked) {
         Some((_, field)) => Err(Error::new(Class::Unsupported, "invalid configuration")
@@ -428,10 +463,27 @@ mod tests {
             ("/hooks", json!({"poststop": [{"path": "x"}]}), "hooks.poststop[0].path: \"x\" is not absolute"),
             ("/hooks", json!({"prestart": [{"path": "/x", "timeout": 0}]}), "hooks.prestart[0].timeout"),
             ("/mounts", json!([{"destination": ""}]), "mounts[0].destination: is empty"),
+            ("/linux/netDevices", json!({"e0": {}}), "linux.netDevices.e0: needs a network namespace"),
             ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt: is not carried out"),
         ] {
             let error = with(pointer, value.clone());
             assert!(error.as_ref().is_some_and(|e| e.contains(words)), "{pointer} {value}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_network_devices_are_the_kernels() {
+        let with = |devices: Value| {
+            let mut config = minimal();
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "network"}));
+            config["linux"]["netDevices"] = devices;
+            validate(&serde_json::from_value(config).unwrap()).err().map(|error| error.to_string())
+        };
+        assert_eq!(with(json!({"eth0": {}, "eth1": {"name": "lan"}})), None);
+        assert!(with(json!({"a": {"name": "x"}, "b": {"name": "x"}})).unwrap().contains("there twice"));
+        for name in ["sixteen-bytes-xx", "a/b", "a b", "..", "eth%d", "a:1"] {
+            let error = with(json!({"e": {"name": name}})).unwrap();
+            assert!(error.contains("linux.netDevices.e: ") && error.contains("no name"), "{error}");
         }
     }
 

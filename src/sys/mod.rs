@@ -12,6 +12,7 @@ pub mod cred;
 pub mod fd;
 pub mod mount;
 pub mod net;
+pub mod netlink;
 pub mod path;
 pub mod pidfd;
 pub mod prctl;
