@@ -12,10 +12,12 @@ mod enter;
 mod masks;
 mod mounts;
 mod options;
+mod overlay;
 pub mod plan;
 
 pub use cgroup_view::{CgroupView, Hierarchy};
 pub use enter::{Entered, Pivot};
 pub use mounts::Building;
 pub use options::known_words;
+pub use overlay::Overlay;
 pub use plan::Plan;
