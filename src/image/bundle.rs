@@ -7,6 +7,7 @@ use super::store::{Image, Store};
 use super::{profile, refused};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::sys::path::Root;
+use nix::errno::Errno;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -213,7 +214,12 @@ fn table(lower: &[PathBuf], path: &str) -> Result<Vec<Vec<String>>> {
     for layer in lower {
         let root = Root::at(layer).doing_on("open a layer", || layer.display().to_string())?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
-        let Ok(fd) = root.open_without_symlinks(Path::new(path), flags) else { continue };
+        let fd = match root.open_without_symlinks(Path::new(path), flags) {
+            Ok(fd) => fd,
+            Err(Errno::ENOENT) => continue,
+            // A symlink, a whiteout, or a file in its directory's place: what is below is hidden.
+            Err(_) => return Ok(Vec::new()),
+        };
         let file = File::from(fd);
         let metadata = file.metadata().doing_on("look at", || path)?;
         if !metadata.is_file() {
@@ -225,4 +231,43 @@ fn table(lower: &[PathBuf], path: &str) -> Result<Vec<Vec<String>>> {
         return Ok(text.lines().map(|line| line.split(':').map(str::to_owned).collect()).collect());
     }
     Ok(Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::testing::{Scene, Tar};
+
+    const PASSWD: &str = "root:x:0:0::/root:/bin/sh\napp:x:7:8::/home/app:/bin/sh\n";
+
+    #[test]
+    fn users_are_the_images_own() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let scene = Scene::new("accounts");
+        let lower = Tar::default().file("etc/passwd", PASSWD).file("etc/group", "app:x:8:\nmore:x:9:x,app\n");
+        // A link out of the image is not followed, and nothing below it counts any more.
+        let upper = Tar::default().symlink("etc/group", "/etc/group");
+        scene.layout(&[lower.end(), upper.end()]);
+        scene.import().unwrap();
+        let layers = [scene.layer(0)];
+        let of = |user: &str, layers: &[PathBuf]| {
+            account(user, layers).map(|one| (one.uid, one.gid, one.groups, one.home))
+        };
+        assert_eq!(of("app", &layers).unwrap(), (7, 8, vec![9], "/home/app".into()));
+        assert_eq!(of("7:more", &layers).unwrap(), (7, 9, vec![], "/home/app".into()));
+        assert_eq!(of("", &layers).unwrap(), (0, 0, vec![], "/root".into()));
+        assert_eq!(of("1234", &layers).unwrap(), (1234, 0, vec![], "/".into()));
+        assert!(of("nobody", &layers).is_err() && of("app:none", &layers).is_err());
+        let both = [scene.layer(1), scene.layer(0)];
+        assert_eq!(of("app", &both).unwrap().2, Vec::<u32>::new());
+    }
+
+    #[test]
+    fn what_is_written_is_valid() {
+        let spec: crate::spec::Spec = serde_json::from_value(profile::config()).unwrap();
+        assert_eq!(spec.linux.masked_paths.len(), 12);
+        serde_json::from_value::<oci_spec::runtime::Spec>(profile::config()).unwrap();
+    }
 }
