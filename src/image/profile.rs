@@ -26,6 +26,8 @@ pub(super) fn config() -> Value {
         "ociVersion": "1.2.1",
         "process": {
             "terminal": false,
+            "user": {"uid": 0, "gid": 0},
+            "cwd": "/",
             "capabilities":
                 {"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES},
             "noNewPrivileges": true

@@ -43,7 +43,10 @@ impl Reference {
             return Err(wrong("its tag is no tag"));
         }
         let host_char = |c: char| c.is_ascii_alphanumeric() || ".:-[]".contains(c);
-        let port = host.rsplit_once(':').map(|(name, _)| !name.contains(':') || name.ends_with(']'));
+        let port = host.rsplit_once(':').filter(|_| !host.ends_with(']')).map(|(name, port)| {
+            let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+            is_number && (!name.contains(':') || name.ends_with(']'))
+        });
         if port == Some(false) || !host.chars().all(host_char) || !path.split('/').all(is_component) {
             return Err(wrong("a name has lower-case letters, digits, and `.`, `_`, `-` between them"));
         }
