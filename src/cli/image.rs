@@ -6,7 +6,7 @@ use super::{help, parse, unknown};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::Use;
-use crate::image::{ImportRequest, Limits, Reference, Store, import, manage, save};
+use crate::image::{ImportRequest, Limits, Reference, Store, bundle, import, manage, save};
 use crate::runtime::Context;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -255,7 +255,8 @@ fn untag(context: &Context, args: &Args) -> Result<i32> {
 }
 
 fn collect(context: &Context, args: &Args) -> Result<i32> {
-    let collected = manage::collect(&store(context, Use::Exclusive)?, &BTreeSet::new())?;
+    let store = store(context, Use::Exclusive)?;
+    let collected = manage::collect(&store, &bundle::kept(&store)?)?;
     if args.is_on("quiet") {
         return Ok(0);
     }

@@ -1,6 +1,7 @@
 //! The command line: what may be given, and which function of `runtime` it means. Each command's
 //! file has its flags and nothing else.
 
+mod bundle;
 mod create;
 mod delete;
 mod events;
@@ -78,6 +79,7 @@ const COMMANDS: &[Command] = &[
     features::COMMAND,
     seccomp::COMMAND,
     image::COMMAND,
+    bundle::COMMAND,
 ];
 
 /// What `--version` prints. go-runc looks for a first line that begins with `runc version`, docker

@@ -4,11 +4,13 @@
 //! unpacked while it streams by ([`layer`]), into a directory that is renamed into the store only
 //! when every digest was right ([`import`]). Paths inside a layer go through fds ([`unpack`]).
 
+pub mod bundle;
 pub mod digest;
 pub mod documents;
 pub mod import;
 pub mod layer;
 pub mod manage;
+mod profile;
 pub mod reference;
 pub mod save;
 pub mod source;

@@ -43,7 +43,11 @@ impl Reference {
             return Err(wrong("its tag is no tag"));
         }
         let host_char = |c: char| c.is_ascii_alphanumeric() || ".:-[]".contains(c);
-        if !has_port_or_none(host) || !host.chars().all(host_char) || !path.split('/').all(is_component) {
+        let port = host.rsplit_once(':').filter(|_| !host.ends_with(']')).map(|(name, port)| {
+            let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+            is_number && (!name.contains(':') || name.ends_with(']'))
+        });
+        if port == Some(false) || !host.chars().all(host_char) || !path.split('/').all(is_component) {
             return Err(wrong("a name has lower-case letters, digits, and `.`, `_`, `-` between them"));
         }
         let repository = format!("{host}/{path}");
@@ -57,18 +61,6 @@ impl Reference {
     pub fn familiar(&self) -> String {
         let name = self.repository.strip_prefix("docker.io/").unwrap_or(&self.repository);
         format!("{}:{}", name.strip_prefix("library/").unwrap_or(name), self.tag)
-    }
-}
-
-/// Whether what follows a host's colon is a port: `a:../x` names no host.
-fn has_port_or_none(host: &str) -> bool {
-    match host.rsplit_once(':') {
-        Some(_) if host.ends_with(']') => true,
-        Some((name, port)) => {
-            let one_name = !name.is_empty() && (!name.contains(':') || name.ends_with(']'));
-            one_name && !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
-        }
-        None => true,
     }
 }
 

@@ -13,6 +13,7 @@ mod idmapped;
 mod masks;
 mod mounts;
 mod options;
+mod overlay;
 pub mod plan;
 
 pub use cgroup_view::{CgroupView, Hierarchy};
@@ -20,4 +21,5 @@ pub use enter::{Entered, Pivot};
 pub use idmapped::{IdMap, tree as idmapped_tree};
 pub use mounts::Building;
 pub use options::known_words;
+pub use overlay::Overlay;
 pub use plan::Plan;

@@ -2,6 +2,7 @@
 
 use super::cgroup_view::{self, CgroupView};
 use super::copy_up;
+use super::overlay::Overlay;
 use super::plan::{Plan, Source, Step};
 use crate::error::{Class, Context, Error, Result};
 use crate::sys::mount::{self, Attributes, Change, Filesystem, Propagation};
@@ -42,8 +43,11 @@ impl<'a> Building<'a> {
             .doing("set the propagation of the host's mounts")?;
         let spreads = propagation == Propagation::Shared;
         let rootfs = || plan.rootfs.display().to_string();
-        let copy = mount::open_tree(CWD, &plan.rootfs, true, true)
-            .map_err(|errno| Error::system("bind the rootfs", errno).on(rootfs()).class(Class::Config))?;
+        let bound = || {
+            mount::open_tree(CWD, &plan.rootfs, true, true)
+                .map_err(|errno| Error::system("bind the rootfs", errno).on(rootfs()).class(Class::Config))
+        };
+        let copy = plan.overlay.as_ref().map_or_else(bound, Overlay::mount)?;
         if !path::is_directory(copy.as_fd()).doing_on("look at the rootfs", rootfs)? {
             return Err(Error::new(Class::Config, "bind the rootfs").on(rootfs()).errno(Errno::ENOTDIR));
         }

@@ -2,6 +2,7 @@
 
 use super::idmapped::IdMap;
 use super::options::{Bind, Options, parse_propagation};
+use super::overlay::Overlay;
 use crate::error::{Error, Result};
 use crate::spec::{Linux, Mount, NamespaceKind, Spec};
 use crate::sys::mount::{Change, Propagation};
@@ -139,6 +140,8 @@ pub struct Plan {
     pub propagation: Option<(Propagation, bool)>,
     /// The mounts, in order.
     pub steps: Vec<Step>,
+    /// The layers that the rootfs is made of, when it is no plain directory.
+    pub overlay: Option<Overlay>,
     /// Whether dhow fills /dev: not when the configuration binds one there.
     pub fill_dev: bool,
 }
@@ -172,6 +175,7 @@ impl Plan {
         Ok(Plan {
             rootfs: bundle.join(&root.path),
             readonly: root.readonly,
+            overlay: None,
             propagation,
             fill_dev: !steps.iter().any(dev_is_bound),
             steps,

@@ -14,7 +14,7 @@ use crate::process::credentials::{self, Sets};
 use crate::process::init::{self, Init as InitPlan};
 use crate::process::protocol::{Channel, Message, out_of_turn};
 use crate::process::{self, hooks, scheduling};
-use crate::rootfs::{CgroupView, Hierarchy, Pivot, Plan as RootfsPlan};
+use crate::rootfs::{CgroupView, Hierarchy, Overlay, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::load::Loaded;
 use crate::spec::{self, HookPoint, Hooks, NamespaceKind, Process, Resources, Spec, State};
@@ -147,7 +147,11 @@ impl Planned {
             super::foreground::size_as_caller(&mut process);
         }
         let preserved_fds = request.preserve_fds.saturating_add(sockets::pass_on(&mut process));
-        let rootfs = RootfsPlan::new(&config.spec, &bundle)?;
+        let mut rootfs = RootfsPlan::new(&config.spec, &bundle)?;
+        // Only the annotation makes anyone look for the file.
+        if config.spec.annotations.contains_key(Overlay::ANNOTATION) {
+            rootfs.overlay = Overlay::load(&bundle)?;
+        }
         rootfs_is_there(&rootfs.rootfs)?;
         let namespaces = namespaces::Plan::new(&config.spec.linux);
         let joins = namespaces.open()?;

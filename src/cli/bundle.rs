@@ -1,0 +1,38 @@
+//! `dhow bundle`
+
+use super::image::store;
+use super::table::{Args, Command, Positional};
+use crate::error::Result;
+use crate::image::bundle::bundle;
+use crate::image::store::Use;
+use crate::runtime::Context;
+use std::path::Path;
+
+/// The command.
+pub(super) const COMMAND: Command = Command {
+    name: "bundle",
+    about: "Make a bundle of an image: config.json, and a rootfs that is an overlay of its layers",
+    details: "`dhow run --bundle DIR ID` runs it. What is written goes into DIR/upper.",
+    positionals: &[
+        Positional { name: "image", required: true, rest: false, greedy: false, many: false, help: "the image's name" },
+        Positional { name: "dir", required: true, rest: false, greedy: false, many: false, help: "a new directory" },
+        Positional {
+            name: "command",
+            required: false,
+            rest: true,
+            greedy: false, many: false,
+            help: "what to run in place of the image's Cmd",
+        },
+    ],
+    flags: &[],
+    enters: false,
+    run,
+};
+
+fn run(context: &Context, args: &Args) -> Result<i32> {
+    let store = store(context, Use::Shared)?;
+    let image = store.find(args.id())?;
+    let directory = Path::new(args.positional(1).unwrap_or_default());
+    let command = args.positionals.get(2..).unwrap_or_default();
+    bundle(&store, &image, directory, command).map(|()| 0)
+}

@@ -1,0 +1,65 @@
+//! A rootfs that is an overlay of an image's layers, mounted in the container's mount namespace:
+//! nothing of it is ever seen on the host.
+
+use crate::error::{Class, Context as _, Error, Result};
+use crate::sys::mount::{Attributes, Filesystem};
+use crate::sys::path::Root;
+use nix::errno::Errno;
+use serde::Deserialize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// The file in a bundle that says so.
+const FILE: &str = "overlay.json";
+
+/// What the rootfs is an overlay of.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Overlay {
+    /// The layers, the topmost first.
+    pub lower: Vec<PathBuf>,
+    /// The writable layer.
+    pub upper: PathBuf,
+    /// overlayfs's own directory, on the same filesystem.
+    pub work: PathBuf,
+}
+
+impl Overlay {
+    /// The annotation of a bundle that has an overlay.
+    pub const ANNOTATION: &str = "org.dhow.image.name";
+
+    /// A bundle's overlay; `None` when its rootfs is a plain directory.
+    ///
+    /// # Errors
+    /// [`Class::Config`] when the file cannot be read.
+    pub fn load(bundle: &Path) -> Result<Option<Overlay>> {
+        let path = bundle.join(FILE);
+        let shown = || path.display().to_string();
+        let text = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            text => text.doing_on("read", shown)?,
+        };
+        let overlay = serde_json::from_slice(&text)
+            .map_err(|error| Error::new(Class::Config, "read").on(shown()).because(error.to_string()))?;
+        Ok(Some(overlay))
+    }
+
+    /// The overlay as a detached mount. Layers go in by fd: 500 of them fit, however long their
+    /// paths are.
+    pub(super) fn mount(&self) -> Result<OwnedFd> {
+        let doing = "mount the overlay of the image's layers";
+        let filesystem = Filesystem::open("overlay").doing(doing)?;
+        let failed = |errno: Errno, what: &Path| {
+            let error = Error::system(doing, errno).on(what.display().to_string());
+            match filesystem.complaint() {
+                Some(complaint) => error.because(complaint),
+                None => error,
+            }
+        };
+        let layers = self.lower.iter().map(|path| ("lowerdir+", path));
+        for (key, path) in layers.chain([("upperdir", &self.upper), ("workdir", &self.work)]) {
+            let directory = Root::at(path).map_err(|errno| failed(errno, path).class(Class::Config))?;
+            filesystem.set_fd(key, directory.as_fd()).map_err(|errno| failed(errno, path))?;
+        }
+        filesystem.mount(Attributes::empty()).map_err(|errno| failed(errno, &self.upper))
+    }
+}
