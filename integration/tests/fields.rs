@@ -335,3 +335,58 @@ fn network_devices_that_cannot_move_are_named() {
     c.create().fails(&["linux.netDevices.lo", "network namespace"]);
     scene.is_clean();
 }
+
+#[test]
+fn intel_rdt_is_refused_where_there_is_no_resctrl() {
+    skip_unless!(!fs::exists("/sys/fs/resctrl/schemata").unwrap(), "resctrl is mounted");
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.set("/linux/intelRdt", json!({ "closID": "x" }));
+    });
+    c.create().fails(&["linux.intelRdt", "resctrl is not mounted"]);
+}
+
+#[test]
+fn annotations_say_where_hooks_write() {
+    let scene = Scene::new();
+    let (out, err) = (scene.dir().join("out"), scene.dir().join("err"));
+    let c = scene.container(|c| {
+        for point in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
+            c.hook(point, &format!("echo {point}; echo to-err-{point} >&2"));
+        }
+        c.set("/annotations/run.oci.hooks.stdout", out.to_str().unwrap());
+        c.set("/annotations/run.oci.hooks.stderr", err.to_str().unwrap());
+    });
+    c.run().ok();
+    let text = fs::read_to_string(&out).unwrap();
+    assert_eq!(text, "prestart\ncreateRuntime\ncreateContainer\npoststart\npoststop\n");
+    assert_eq!(fs::read_to_string(&err).unwrap().lines().count(), 5);
+}
+
+#[test]
+fn an_annotation_keeps_the_callers_groups() {
+    let scene = Scene::new();
+    let mine = nix::unistd::getgroups().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let c = scene.container(|c| {
+        c.set("/annotations/run.oci.keep_original_groups", "1")
+            .set("/process/user/additionalGids", json!([4242]))
+            .payload(&["ids"]);
+    });
+    assert_eq!(c.run().ok().field("groups"), mine.join(","));
+}
+
+#[test]
+fn an_annotation_names_who_gets_a_pidfd() {
+    use std::io::Read;
+    let scene = Scene::new();
+    let path = scene.dir().join("pidfd.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let c = scene.container(|c| {
+        c.set("/annotations/run.oci.pidfd_receiver", path.to_str().unwrap());
+    });
+    c.create().ok();
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "pidfd");
+}

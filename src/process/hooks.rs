@@ -1,11 +1,14 @@
 //! Hooks: programs of the engine, run at points of the container's life.
 
 use crate::error::{Class, Error, Result};
+use crate::spec::annotations::{HOOKS_STDERR, HOOKS_STDOUT};
 use crate::spec::{Hook, HookPoint};
 use crate::sys::{self, pidfd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -15,16 +18,42 @@ use std::time::{Duration, Instant};
 /// How much of what a hook says is kept for the error.
 const MOST_OUTPUT: usize = 8 * 1024;
 
+/// Where hooks write, when annotations name files. They are opened on the host, before the
+/// container can have a hand in what their paths lead to.
+#[derive(Debug, Default)]
+pub struct Files {
+    stdout: Option<File>,
+    stderr: Option<File>,
+}
+
+impl Files {
+    /// Opens what `run.oci.hooks.stdout` and `run.oci.hooks.stderr` name, to append to it.
+    ///
+    /// # Errors
+    /// When a file cannot be opened or made.
+    pub fn open(annotations: &BTreeMap<String, String>) -> Result<Files> {
+        let file = |name: &str| {
+            let Some(path) = annotations.get(name) else { return Ok(None) };
+            File::options().append(true).create(true).open(path).map(Some).map_err(|error| {
+                Error::system("open the file for the output of hooks", sys::io_errno(&error))
+                    .on(format!("annotation {name} {path:?}"))
+                    .class(Class::Config)
+            })
+        };
+        Ok(Files { stdout: file(HOOKS_STDOUT)?, stderr: file(HOOKS_STDERR)? })
+    }
+}
+
 /// Runs the hooks of one point, one after the other, each with the state on its standard input.
 ///
 /// # Errors
 /// [`Class::Hook`] at the first that cannot be run, exits with another status than 0, or takes
 /// longer than its timeout; what it said is in the error.
-pub fn run_all(point: HookPoint, hooks: &[Hook], state: &str) -> Result<()> {
-    hooks.iter().enumerate().try_for_each(|(index, hook)| run(point, index, hook, state))
+pub fn run_all(point: HookPoint, hooks: &[Hook], state: &str, files: &Files) -> Result<()> {
+    hooks.iter().enumerate().try_for_each(|(index, hook)| run(point, index, hook, state, files))
 }
 
-fn run(point: HookPoint, index: usize, hook: &Hook, state: &str) -> Result<()> {
+fn run(point: HookPoint, index: usize, hook: &Hook, state: &str, files: &Files) -> Result<()> {
     let failed = |cause: String| {
         Error::new(Class::Hook, format!("error running {} hook #{index}", point.name()))
             .on(&hook.path)
@@ -32,12 +61,17 @@ fn run(point: HookPoint, index: usize, hook: &Hook, state: &str) -> Result<()> {
     };
     let (mut output, writer) = std::io::pipe().map_err(|error| failed(error.to_string()))?;
     let other_writer = writer.try_clone().map_err(|error| failed(error.to_string()))?;
+    let instead = |file: &Option<File>, pipe: std::io::PipeWriter| match file {
+        Some(file) => file.try_clone().map(Stdio::from).map_err(|error| failed(error.to_string())),
+        None => Ok(Stdio::from(pipe)),
+    };
     let mut command = Command::new(&hook.path);
     if let Some((name, arguments)) = hook.args.split_first() {
         command.arg0(name).args(arguments);
     }
     let environment = hook.env.iter().map(|entry| entry.split_once('=').unwrap_or((entry, "")));
-    command.env_clear().envs(environment).stdin(Stdio::piped()).stdout(writer).stderr(other_writer);
+    command.env_clear().envs(environment).stdin(Stdio::piped());
+    command.stdout(instead(&files.stdout, writer)?).stderr(instead(&files.stderr, other_writer)?);
     let mut child = command
         .spawn()
         .map_err(|error| failed("it could not be started".to_owned()).errno(sys::io_errno(&error)))?;
@@ -132,7 +166,7 @@ mod tests {
             env: vec!["GREETING=hello".into()],
             timeout,
         };
-        run_all(HookPoint::Poststart, &[hook], "{\"id\":\"x\"}")
+        run_all(HookPoint::Poststart, &[hook], "{\"id\":\"x\"}", &Files::default())
     }
 
     #[test]
@@ -150,7 +184,7 @@ mod tests {
         assert!(text.contains("error running poststart hook #0: /bin/sh: exit status 3: one; two"), "{text}");
         assert!(shell("kill -9 $$", None).unwrap_err().to_string().contains("killed by signal 9"));
         let missing = Hook { path: "/nonexistent".into(), ..Hook::default() };
-        let error = run_all(HookPoint::Prestart, &[missing], "").unwrap_err().to_string();
+        let error = run_all(HookPoint::Prestart, &[missing], "", &Files::default()).unwrap_err().to_string();
         assert!(error.contains("no such file or directory"), "{error}");
     }
 

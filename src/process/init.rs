@@ -12,7 +12,7 @@ use crate::log;
 use crate::namespaces::{self, Plan as NamespacePlan};
 use crate::rootfs::{Building, CgroupView, Entered, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
-use crate::spec::{Hook, HookPoint, NamespaceKind, Process, Spec, State, sysctl_path};
+use crate::spec::{Hook, HookPoint, NamespaceKind, Process, Spec, State, annotations, sysctl_path};
 use crate::sys::procfs::Proc;
 use crate::sys::{cred, fd, net, prctl, signal, socket};
 use nix::sched::CloneFlags;
@@ -47,6 +47,8 @@ pub struct Init<'a> {
     pub capabilities: Sets,
     /// How the rootfs is entered.
     pub pivot: Pivot,
+    /// Where hooks write.
+    pub hook_files: &'a hooks::Files,
     /// Whether the container gets a session keyring of its own.
     pub new_keyring: bool,
     /// How many fds after standard error the payload is to have.
@@ -162,7 +164,8 @@ impl Init<'_> {
         if !hooks.create_container.is_empty() {
             // Where runc runs them, and where hooks look for the container's files.
             nix::unistd::fchdir(building.root().as_fd()).doing("change to the rootfs for hooks")?;
-            hooks::run_all(HookPoint::CreateContainer, &hooks.create_container, &self.state("creating"))?;
+            let state = self.state("creating");
+            hooks::run_all(HookPoint::CreateContainer, &hooks.create_container, &state, self.hook_files)?;
         }
         let console = match self.process.terminal {
             true => {
@@ -211,7 +214,7 @@ impl Init<'_> {
             process: self.process,
             sets: self.capabilities,
             in_user_namespace: self.in_user_namespace(),
-            keep_groups: false,
+            keep_groups: annotations::is_on(&self.spec.annotations, annotations::KEEP_GROUPS),
             awaits_filter: self.filter.is_some(),
         };
         credentials::apply(&identity)
@@ -254,7 +257,7 @@ impl Init<'_> {
         let hooks = &self.spec.hooks.start_container;
         if !hooks.is_empty() {
             let hooks: Vec<Hook> = hooks.iter().map(|hook| self.with_environment(hook)).collect();
-            hooks::run_all(HookPoint::StartContainer, &hooks, &self.state("created"))?;
+            hooks::run_all(HookPoint::StartContainer, &hooks, &self.state("created"), self.hook_files)?;
         }
         payload.exec(self.preserved_fds, filter)
     }

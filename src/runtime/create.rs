@@ -17,7 +17,7 @@ use crate::process::{self, hooks, scheduling};
 use crate::rootfs::{CgroupView, Hierarchy, Overlay, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::load::Loaded;
-use crate::spec::{self, HookPoint, Hooks, NamespaceKind, Process, Resources, Spec, State};
+use crate::spec::{self, HookPoint, Hooks, NamespaceKind, Process, Resources, Spec, State, annotations};
 use crate::state::{Init, Locked, Phase, Record, Undo};
 use crate::sys::clone::Child;
 use crate::sys::{pidfd, socket, time};
@@ -121,6 +121,7 @@ struct Planned {
     rootfs: RootfsPlan,
     capabilities: Sets,
     filter: Option<Program>,
+    hook_files: hooks::Files,
     cgroup: std::cell::Cell<Option<Manager>>,
     rootless: bool,
 }
@@ -136,6 +137,7 @@ impl Planned {
             .doing_on("open the bundle", || request.bundle.display().to_string())
             .map_err(|error| error.class(Class::Config))?;
         let mut config = spec::load::load(&bundle)?;
+        resctrl_is_there(&config.spec)?;
         spec::validate(&config.spec)?;
         let mut process = config
             .spec
@@ -157,9 +159,13 @@ impl Planned {
         let joins = namespaces.open()?;
         let filter = filter::compile(&config.spec)?;
         let cgroups_path = config.spec.linux.cgroups_path.as_deref();
-        let cgroup = Manager::plan(context.cgroups, cgroups_path, &request.id, context.rootless)?;
+        let mut cgroup = Manager::plan(context.cgroups, cgroups_path, &request.id, context.rootless)?;
+        if let Some(name) = config.spec.annotations.get(annotations::SUBGROUP) {
+            cgroup.set_subgroup(name)?;
+        }
         Ok(Planned {
             capabilities: Sets::new(process.capabilities.as_ref()),
+            hook_files: hooks::Files::open(&config.spec.annotations)?,
             filter,
             cgroup: std::cell::Cell::new(Some(cgroup)),
             rootless: context.rootless,
@@ -282,6 +288,7 @@ impl Recorded {
             cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
             capabilities: planned.capabilities,
             pivot: request.pivot,
+            hook_files: &planned.hook_files,
             new_keyring: request.new_keyring,
             preserved_fds: planned.preserved_fds,
             filter: planned.filter.as_ref(),
@@ -396,6 +403,7 @@ impl Spawned {
                 }
                 Message::Ready => {
                     scheduling::apply(child.pid.as_raw(), &planned.process)?;
+                    send_pidfd(planned.spec(), child)?;
                     return Ok(console);
                 }
                 other => return Err(out_of_turn(&other)),
@@ -449,11 +457,21 @@ fn state<'a>(planned: &'a Planned, id: &'a str, pid: i32) -> State<'a> {
     }
 }
 
+/// Sends a pidfd of the init to whom the annotation names, with the bytes that crun sends along.
+fn send_pidfd(spec: &Spec, child: &Child) -> Result<()> {
+    let Some(path) = spec.annotations.get(annotations::PIDFD_RECEIVER) else { return Ok(()) };
+    let failed = |error: Error| error.on(format!("annotation {} {path:?}", annotations::PIDFD_RECEIVER));
+    let receiver = connect_console_socket(Path::new(path)).map_err(failed)?;
+    socket::send(receiver.as_fd(), &[b"pidfd"], &[child.pidfd.as_fd()])
+        .doing("send the pidfd of the init")
+        .map_err(failed)
+}
+
 fn run_hooks(planned: &Planned, id: &str, pid: i32) -> Result<()> {
     let spec = planned.spec();
     let state = state(planned, id, pid).to_json();
-    hooks::run_all(HookPoint::Prestart, &spec.hooks.prestart, &state)?;
-    hooks::run_all(HookPoint::CreateRuntime, &spec.hooks.create_runtime, &state)
+    hooks::run_all(HookPoint::Prestart, &spec.hooks.prestart, &state, &planned.hook_files)?;
+    hooks::run_all(HookPoint::CreateRuntime, &spec.hooks.create_runtime, &state, &planned.hook_files)
 }
 
 /// What the container sees of its cgroups, in the words of the rootfs room.
@@ -485,6 +503,17 @@ fn hierarchy(mount: &CgroupMount, directory: PathBuf) -> Hierarchy {
         options.insert(0, "none".into());
     }
     Hierarchy { name, options, directory }
+}
+
+/// `linux.intelRdt` cannot be had where the kernel does not show resctrl.
+fn resctrl_is_there(spec: &Spec) -> Result<()> {
+    if spec.linux.intel_rdt.is_none() || Path::new("/sys/fs/resctrl/schemata").exists() {
+        return Ok(());
+    }
+    Err(Error::new(Class::Unsupported, "invalid configuration")
+        .on("linux.intelRdt")
+        .because("resctrl is not mounted at /sys/fs/resctrl")
+        .hint("`mount -t resctrl resctrl /sys/fs/resctrl` where the CPU and the kernel have it"))
 }
 
 fn rootfs_is_there(rootfs: &Path) -> Result<()> {

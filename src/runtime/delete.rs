@@ -89,10 +89,14 @@ pub(super) fn remove(locked: Locked, mut record: Record) -> Result<()> {
     if !poststop.is_empty() {
         let container = Container { record, status: Status::Exited };
         let state = container.state(Some("stopped")).to_json();
+        let files = hooks::Files::open(&container.record.annotations).unwrap_or_else(|error| {
+            log::warn(&error.to_string());
+            hooks::Files::default()
+        });
         for hook in poststop {
             // "the runtime MUST log a warning, but the remaining hooks and lifecycle continue as if
             // the hook had succeeded" (runtime.md, Lifecycle)
-            if let Err(error) = hooks::run_all(HookPoint::Poststop, &[hook], &state) {
+            if let Err(error) = hooks::run_all(HookPoint::Poststop, &[hook], &state, &files) {
                 log::warn(&error.to_string());
             }
         }

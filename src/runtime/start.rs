@@ -71,5 +71,6 @@ pub(super) fn mark_started(locked: &Locked, mut container: Container) -> Result<
     if poststart.is_empty() {
         return Ok(());
     }
-    hooks::run_all(HookPoint::Poststart, poststart, &container.state(Some("running")).to_json())
+    let files = hooks::Files::open(&container.record.annotations)?;
+    hooks::run_all(HookPoint::Poststart, poststart, &container.state(Some("running")).to_json(), &files)
 }

@@ -5,6 +5,7 @@
 //! and [`validate`] says what is wrong with it. Unknown properties are ignored, as the
 //! specification demands.
 
+pub mod annotations;
 mod hooks;
 mod linux;
 pub mod load;

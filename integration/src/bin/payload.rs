@@ -293,6 +293,8 @@ fn act(verb: &str, args: &[String]) -> Verb {
         "stderr" => eprintln!("{}", args.join(" ")),
         "sleep" => sleep(Duration::from_secs_f64(number(args, 0)?)),
         "signal-wait" => signal_wait()?,
+        "overwrite-exe" => overwrite_exe(number(args, 0)?),
+        "spy" => spy(number(args, 0)?),
         "raise" => nix::sys::signal::raise(arg(args, 0)?.parse()?)?,
         "spin" => loop {
             std::hint::spin_loop();
@@ -327,6 +329,72 @@ fn act(verb: &str, args: &[String]) -> Verb {
         _ => return Err(io::Error::other("unknown verb")),
     }
     Ok(())
+}
+
+/// The pids of others that are here now.
+fn others() -> Vec<u32> {
+    let names = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter_map(|name| name.to_str()?.parse().ok()).filter(|pid| *pid != std::process::id()).collect()
+}
+
+/// Attacks for some seconds: writes to the program of every process that enters, by an fd that it
+/// keeps until the file is no longer executed (ETXTBSY).
+fn overwrite_exe(seconds: u64) {
+    let end = std::time::Instant::now() + Duration::from_secs(seconds);
+    let own = fs::read_link("/proc/self/exe").unwrap_or_default();
+    let mut held = Vec::new();
+    println!("attacking");
+    let _ = io::stdout().flush();
+    while std::time::Instant::now() < end {
+        for pid in others() {
+            let exe = format!("/proc/{pid}/exe");
+            if fs::read_link(&exe).is_ok_and(|link| link == own) {
+                continue;
+            }
+            if let Ok(file) = fs::File::open(&exe) {
+                held.push(file);
+                if held.len() == 1 {
+                    println!("held");
+                }
+            }
+        }
+        for file in &held {
+            let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
+            if let Ok(mut file) = fs::OpenOptions::new().append(true).open(again)
+                && file.write_all(b"overwritten").is_ok()
+            {
+                println!("WROTE");
+            }
+        }
+        held.truncate(200);
+    }
+}
+
+/// Attacks for some seconds: looks through the root, the working directory and the files of every
+/// process that enters while it still runs the runtime's program.
+fn spy(seconds: u64) {
+    println!("spying");
+    let _ = io::stdout().flush();
+    let end = std::time::Instant::now() + Duration::from_secs(seconds);
+    while std::time::Instant::now() < end {
+        for pid in others() {
+            let program = fs::read_link(format!("/proc/{pid}/exe"));
+            if program.is_ok_and(|program| program.ends_with("payload")) {
+                continue;
+            }
+            for place in ["root", "cwd"] {
+                // The host has it, the container not.
+                if fs::exists(format!("/proc/{pid}/{place}/usr/bin")).unwrap_or(false) {
+                    println!("SEEN {place}");
+                }
+            }
+            if fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|fds| fds.count() > 0)
+                && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| !exe.ends_with("payload"))
+            {
+                println!("SEEN fds");
+            }
+        }
+    }
 }
 
 /// Waits for any signal and names it.

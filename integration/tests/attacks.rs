@@ -1,0 +1,235 @@
+//! The attacks on runtimes that are known, performed: each test is the attack of a CVE, and fails
+//! where the defence is missing. What the container may do is not the point; what reaches the host is.
+
+use dhow_integration::{Runner, Scene, machine, skip_unless};
+use serde_json::json;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+/// A directory beside the containers that nothing may be made in.
+fn outside(scene: &Scene) -> PathBuf {
+    let path = scene.dir().join("outside");
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+#[track_caller]
+fn untouched(outside: &Path) {
+    let names: Vec<_> = fs::read_dir(outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.is_empty(), "made outside of the rootfs: {names:?}");
+}
+
+/// CVE-2019-16884, CVE-2019-19921, CVE-2023-27561: labels and masks that go to files of the image.
+#[test]
+fn an_image_whose_proc_or_sys_is_a_link_is_refused() {
+    for place in ["proc", "sys"] {
+        for target in ["elsewhere", "/elsewhere", "../../../outside"] {
+            let scene = Scene::new();
+            let outside = outside(&scene);
+            let c = scene.payload(&["exit", "0"]);
+            fs::create_dir(c.rootfs().join("elsewhere")).unwrap();
+            symlink(target, c.rootfs().join(place)).unwrap();
+            c.run().fails(&[&format!("/{place}"), "symlink"]);
+            untouched(&outside);
+            scene.is_clean();
+        }
+    }
+}
+
+/// CVE-2026-41579, CVE-2026-47766: device nodes and links of /dev made on the host.
+#[test]
+fn an_image_whose_dev_is_a_link_makes_nothing_outside() {
+    let scene = Scene::new();
+    let outside = outside(&scene);
+    for target in [outside.to_str().unwrap(), "../../../../../../../../tmp", "../../outside"] {
+        for own_mount in [true, false] {
+            let c = scene.container(|c| {
+                if !own_mount {
+                    for place in ["/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"] {
+                        c.without_mount(place);
+                    }
+                    c.writable();
+                }
+                c.payload(&["exit", "0"]);
+            });
+            symlink(target, c.rootfs().join("dev")).unwrap();
+            let before = fs::read_dir("/tmp").unwrap().count();
+            // Refusing it and resolving it inside the rootfs are both right.
+            let _ = c.run();
+            untouched(&outside);
+            assert!(!fs::exists("/tmp/null").unwrap() && !fs::exists("/tmp/ptmx").unwrap(), "{before}");
+        }
+    }
+    scene.is_clean();
+}
+
+/// CVE-2024-45310, CVE-2021-30465: mount points made, or mounts put, where a link of the image leads.
+#[test]
+fn mount_targets_behind_links_stay_inside() {
+    let scene = Scene::new();
+    let outside = outside(&scene);
+    let file = scene.dir().join("file");
+    fs::write(&file, "bound").unwrap();
+    for target in [outside.to_str().unwrap(), "../../outside", "../../../../../../../../../../tmp/../outside"]
+    {
+        let c = scene.container(|c| {
+            c.bind(&file, "/link/made/file", &[]).mount("/link/dir", "tmpfs", "tmpfs", &[]).payload(&[
+                "cat",
+                "/link/made/file",
+                "--",
+                "mounts",
+            ]);
+        });
+        symlink(target, c.rootfs().join("link")).unwrap();
+        let seen = c.run();
+        untouched(&outside);
+        assert!(seen.code != 0 || seen.stdout.starts_with("bound"), "{seen}");
+    }
+    scene.is_clean();
+}
+
+/// CVE-2025-31133: with /dev/null replaced by a link, the file that it leads to is bound over each
+/// masked path, writable.
+#[test]
+fn a_replaced_dev_null_is_not_what_masks() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.writable().without_mount("/dev/pts").without_mount("/dev/shm").without_mount("/dev/mqueue");
+        c.without_mount("/dev").set("/linux/maskedPaths", json!(["/secret"]));
+        c.payload(&["cat", "/secret", "--", "stat", "/secret"]);
+    });
+    c.file("/secret", "secret", 0o644);
+    c.file("/bait", "bait", 0o644);
+    fs::create_dir(c.rootfs().join("dev")).unwrap();
+    symlink("/bait", c.rootfs().join("dev/null")).unwrap();
+    let seen = c.run();
+    // A /dev/null of the image that is none may also be refused.
+    assert!(!seen.stdout.contains("secret\n") && !seen.stdout.contains("bait"), "{seen}");
+    assert!(seen.code != 0 || seen.stdout.contains("/secret char") && seen.stdout.contains("1:3"), "{seen}");
+}
+
+/// CVE-2019-5736: the image's program is a link to /proc/self/exe, or has it as its interpreter, so
+/// that the runtime runs itself inside; and a process there opens that file and writes to it.
+#[test]
+fn the_runtimes_own_binary_is_not_overwritten() {
+    let scene = Scene::new();
+    // A copy: should the attack succeed, it hits nobody else.
+    let copy = scene.dir().join("victim");
+    fs::copy(dhow_integration::command::binary(), &copy).unwrap();
+    let before = fs::read(&copy).unwrap();
+    let victim = |words: &[&str]| {
+        Runner::new(&copy).args(["--root", scene.state_dir().to_str().unwrap()]).args(words).run()
+    };
+    for program in ["/entry", "/script"] {
+        let c = scene.container(|c| {
+            c.args(&[program, "--version"]);
+        });
+        symlink("/proc/self/exe", c.rootfs().join("entry")).unwrap();
+        c.file("/script", "#!/proc/self/exe\n", 0o755);
+        victim(&["run", "--bundle", c.bundle().to_str().unwrap(), c.id()]);
+        assert!(fs::read(&copy).unwrap() == before, "overwritten by {program}");
+    }
+    let c = scene.container(|c| {
+        for set in ["bounding", "effective", "permitted"] {
+            for capability in ["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"] {
+                c.push(&format!("/process/capabilities/{set}"), capability);
+            }
+        }
+        c.payload(&["overwrite-exe", "4"]);
+    });
+    c.up().until_it_says("attacking");
+    for _ in 0..10 {
+        victim(&["exec", c.id(), "/proc/self/exe", "--version"]);
+    }
+    c.reap();
+    assert!(c.output().contains("held"), "the attack never got hold of the file: {}", c.output());
+    assert!(!c.output().contains("WROTE"), "{}", c.output());
+    assert!(fs::read(&copy).unwrap() == before, "overwritten");
+}
+
+/// CVE-2024-21626: a leaked fd of the host as working directory.
+#[test]
+fn a_working_directory_through_a_descriptor_does_not_reach_the_host() {
+    let scene = Scene::new();
+    // What a careless caller leaves open, without close-on-exec.
+    let host: OwnedFd = fs::File::open("/").unwrap().into();
+    let kept = rustix::io::dup(&host).unwrap();
+    for fd in (3..20).chain([kept.as_raw_fd()]) {
+        let c = scene.container(|c| {
+            c.set("/process/cwd", format!("/proc/self/fd/{fd}")).payload(&[
+                "ls",
+                "../../../../..",
+                "--",
+                "cwd",
+            ]);
+        });
+        let seen = c.run();
+        // Standing in a directory of the rootfs itself would be no escape.
+        assert!(!seen.stdout.contains("work") && !seen.stdout.contains("root "), "fd {fd}: {seen}");
+        assert!(seen.code != 0 || seen.stdout.contains("payload"), "fd {fd}: {seen}");
+    }
+    scene.is_clean();
+}
+
+#[test]
+fn an_exec_with_a_working_directory_through_a_descriptor_does_not_reach_the_host() {
+    let scene = Scene::new();
+    let c = scene.payload(&["sleep", "100"]);
+    c.up();
+    for fd in 3..16 {
+        let cwd = format!("/proc/self/fd/{fd}");
+        let seen = c.exec_with(&["--cwd", &cwd], &["/payload", "ls", "../../../../.."]).run();
+        assert!(seen.code != 0 || seen.stdout.contains("payload"), "fd {fd}: {seen}");
+    }
+    c.kill("KILL").ok();
+}
+
+/// CVE-2022-29162: inheritable capabilities let a program with file capabilities have them.
+#[test]
+fn exec_cap_sets_no_inheritable_capability() {
+    let scene = Scene::new();
+    let c = scene.payload(&["sleep", "100"]);
+    c.up();
+    let seen = c.exec_with(&["--cap", "CAP_NET_RAW"], &["/payload", "caps"]).run().ok();
+    assert!(seen.line("permitted=").contains("CAP_NET_RAW"), "{seen}");
+    assert_eq!((seen.line("inheritable="), seen.line("ambient=")), ("", ""), "{seen}");
+    c.kill("KILL").ok();
+}
+
+/// CVE-2026-30892: a user that is no number taken for root; CVE-2024-40635: an id that wraps to it.
+#[test]
+fn a_user_that_is_none_is_not_root() {
+    let scene = Scene::new();
+    let c = scene.payload(&["sleep", "100"]);
+    c.up();
+    for user in
+        ["x", "", ":", "0x0", "1000:", ":0", "-1", "4294967296", "4294967295", "2147483648", "0 ", "1;0"]
+    {
+        let seen = c.exec_with(&["--user", user], &["/payload", "ids"]).run();
+        assert!(seen.code != 0 && !seen.stdout.contains("uid="), "{user:?}: {seen}");
+    }
+    c.kill("KILL").ok();
+}
+
+/// CVE-2016-9962: the files and the memory of a process that is about to enter are the host's.
+#[test]
+fn an_entering_process_shows_no_file_of_the_host() {
+    skip_unless!(machine::has_namespace("user"), "the kernel has no user namespaces");
+    let scene = Scene::new();
+    // As root of a user namespace with CAP_SYS_PTRACE, all that keeps it away is that the process is
+    // not dumpable: it is memory that the host's user namespace owns.
+    let c = scene.container(|c| {
+        for set in ["bounding", "effective", "permitted"] {
+            c.push(&format!("/process/capabilities/{set}"), "CAP_SYS_PTRACE");
+        }
+        c.user_namespace(100_000, 65536).payload(&["spy", "6"]);
+    });
+    c.up().until_it_says("spying");
+    for _ in 0..30 {
+        c.exec(&["/payload", "exit", "0"]).ok();
+    }
+    c.kill("KILL").ok();
+    assert!(!c.output().contains("SEEN"), "{}", c.output());
+}

@@ -1,0 +1,35 @@
+//! Annotations that are asked of the runtime: those of crun that podman and users rely on.
+//!
+//! They are control input, so they are trusted as config.json is; who writes a config.json from an
+//! image must not let the image's labels become these.
+
+use std::collections::BTreeMap;
+
+/// The supplementary groups of the caller stay.
+pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+/// The file to which hooks' standard output is appended.
+pub const HOOKS_STDOUT: &str = "run.oci.hooks.stdout";
+/// The file to which hooks' standard error is appended.
+pub const HOOKS_STDERR: &str = "run.oci.hooks.stderr";
+/// The cgroup inside systemd's unit that is the container's.
+pub const SUBGROUP: &str = "run.oci.systemd.subgroup";
+/// The unix socket to which a pidfd of the init is sent.
+pub const PIDFD_RECEIVER: &str = "run.oci.pidfd_receiver";
+
+/// Whether an annotation is there and does not say no.
+pub fn is_on(annotations: &BTreeMap<String, String>, name: &str) -> bool {
+    annotations.get(name).is_some_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_annotation_may_say_no() {
+        let of = |value: &str| BTreeMap::from([(KEEP_GROUPS.to_owned(), value.to_owned())]);
+        assert!(is_on(&of("1"), KEEP_GROUPS) && is_on(&of("true"), KEEP_GROUPS));
+        assert!(!is_on(&of("0"), KEEP_GROUPS) && !is_on(&of("false"), KEEP_GROUPS));
+        assert!(!is_on(&BTreeMap::new(), KEEP_GROUPS));
+    }
+}
