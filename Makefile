@@ -15,7 +15,7 @@ STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
 # A heading between the steps of a long target.
 say = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help build test lint deny unit integration demo bench peers install clean test-needs
+.PHONY: help build test lint deny unit integration demo bench peers conformance install clean test-needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ integration: ## the binary on the real kernel (bin/dhow must be there)
 	    DHOW_TARGET=$(TARGET) integration/layout.sh v2 .ci/cargo test --locked --package dhow-integration --no-fail-fast; fi
 	$(call say,integration tests)
 	$(STATIC_CARGO) test --locked --package dhow-integration --no-fail-fast
+
+conformance: build ## runc's own test suite against dhow (some minutes); FILES="exec.bats" for some
+	@.ci/need debootstrap:debootstrap
+	integration/conformance.sh $(FILES)
 
 demo: build ## a container's whole life, shown step by step
 	@.ci/need busybox:busybox-static
