@@ -15,12 +15,13 @@ STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
 # A heading between the steps of a long target.
 say = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help build test test-vm lint deny unit integration demo bench peers install clean test-needs
+.PHONY: help build test test-vm lint deny unit integration demo bench peers conformance install clean test-needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
 
 build: ## bin/dhow: one static executable
+	@case "$(TARGET)" in *-musl) .ci/need musl-gcc:musl-tools;; esac
 	$(STATIC_CARGO) build --locked --release --package dhow --bin dhow
 	@mkdir -p bin
 	@cp target/$(TARGET)/release/dhow bin/.dhow.new && mv bin/.dhow.new bin/dhow
@@ -32,7 +33,7 @@ test: test-needs lint deny build unit integration ## everything that must hold b
 test-needs:
 	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: it makes containers" >&2; exit 1; }
 	$(call say,needs)
-	@.ci/need cc:gcc busybox:busybox-static
+	@.ci/need cc:gcc musl-gcc:musl-tools busybox:busybox-static
 	@.ci/need containerd:containerd podman:podman || echo "the tests with engines will be skipped"
 
 lint: ## rustfmt and clippy
@@ -63,6 +64,10 @@ integration: ## the binary on the real kernel (bin/dhow must be there)
 test-vm: ## cgroup v2 with every controller, and systemd, in an emulated machine
 	@.ci/need qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap cpio:cpio mkfs.ext4:e2fsprogs depmod:kmod
 	integration/test-vm.sh
+
+conformance: build ## runc's own test suite against dhow (some minutes); FILES="exec.bats" for some
+	@.ci/need debootstrap:debootstrap
+	integration/conformance.sh $(FILES)
 
 demo: build ## a container's whole life, shown step by step
 	@.ci/need busybox:busybox-static

@@ -403,7 +403,7 @@ impl Spawned {
                 }
                 Message::Ready => {
                     scheduling::apply(child.pid.as_raw(), &planned.process)?;
-                    send_pidfd(planned.spec(), child)?;
+                    send_pidfd_to_receiver(planned.spec(), child)?;
                     return Ok(console);
                 }
                 other => return Err(out_of_turn(&other)),
@@ -457,14 +457,12 @@ fn state<'a>(planned: &'a Planned, id: &'a str, pid: i32) -> State<'a> {
     }
 }
 
-/// Sends a pidfd of the init to whom the annotation names, with the bytes that crun sends along.
-fn send_pidfd(spec: &Spec, child: &Child) -> Result<()> {
+/// Sends a pidfd of the init to whom the annotation names, as crun does.
+fn send_pidfd_to_receiver(spec: &Spec, child: &Child) -> Result<()> {
     let Some(path) = spec.annotations.get(annotations::PIDFD_RECEIVER) else { return Ok(()) };
-    let failed = |error: Error| error.on(format!("annotation {} {path:?}", annotations::PIDFD_RECEIVER));
-    let receiver = connect_console_socket(Path::new(path)).map_err(failed)?;
-    socket::send(receiver.as_fd(), &[b"pidfd"], &[child.pidfd.as_fd()])
-        .doing("send the pidfd of the init")
-        .map_err(failed)
+    connect_pidfd_socket(Path::new(path))
+        .and_then(|receiver| send_pidfd(&receiver, child))
+        .map_err(|error| error.on(format!("annotation {} {path:?}", annotations::PIDFD_RECEIVER)))
 }
 
 fn run_hooks(planned: &Planned, id: &str, pid: i32) -> Result<()> {
