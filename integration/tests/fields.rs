@@ -354,13 +354,17 @@ fn annotations_say_where_hooks_write() {
         for point in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
             c.hook(point, &format!("echo {point}; echo to-err-{point} >&2"));
         }
+        // In the container, where the files of the host are known by their fds alone.
+        let inside =
+            json!({ "path": "/payload", "args": ["payload", "echo", "startContainer", "--", "stderr", "x"] });
+        c.set("/hooks/startContainer", json!([inside]));
         c.set("/annotations/run.oci.hooks.stdout", out.to_str().unwrap());
         c.set("/annotations/run.oci.hooks.stderr", err.to_str().unwrap());
     });
     c.run().ok();
     let text = fs::read_to_string(&out).unwrap();
-    assert_eq!(text, "prestart\ncreateRuntime\ncreateContainer\npoststart\npoststop\n");
-    assert_eq!(fs::read_to_string(&err).unwrap().lines().count(), 5);
+    assert_eq!(text, "prestart\ncreateRuntime\ncreateContainer\nstartContainer\npoststart\npoststop\n");
+    assert_eq!(fs::read_to_string(&err).unwrap().lines().count(), 6);
 }
 
 #[test]

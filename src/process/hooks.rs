@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -27,6 +27,11 @@ pub struct Files {
 }
 
 impl Files {
+    /// Those that are open, for who closes all others.
+    pub fn open_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.stdout.iter().chain(&self.stderr).map(AsFd::as_fd)
+    }
+
     /// Opens what `run.oci.hooks.stdout` and `run.oci.hooks.stderr` name, to append to it.
     ///
     /// # Errors

@@ -226,6 +226,7 @@ impl Init<'_> {
         let mut kept = vec![channel.as_fd()];
         kept.extend(self.listener.as_ref().map(AsFd::as_fd));
         kept.extend(log::file());
+        kept.extend(self.hook_files.open_fds());
         fd::close_all_but(3 + self.preserved_fds, &kept);
     }
 
