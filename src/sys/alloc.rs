@@ -17,6 +17,10 @@ const ARENA: usize = 512 * 1024;
 /// Larger blocks than this come from the system, which can give them back.
 const LARGE: usize = 64 * 1024;
 
+/// What malloc(3) promises, and what code relies on that puts a structure into a buffer of bytes, as
+/// nix does with control messages.
+const LEAST_ALIGNMENT: usize = 16;
+
 #[repr(align(4096))]
 struct Arena(UnsafeCell<[u8; ARENA]>);
 
@@ -47,7 +51,7 @@ impl ArenaThenSystem {
         }
         let mut used = USED.load(Ordering::Relaxed);
         loop {
-            let start = used.checked_next_multiple_of(layout.align())?;
+            let start = used.checked_next_multiple_of(layout.align().max(LEAST_ALIGNMENT))?;
             let end = start.checked_add(layout.size())?;
             if end > ARENA || layout.align() > 4096 {
                 return None;
@@ -118,7 +122,7 @@ mod tests {
             let layout = Layout::from_size_align(24, align).unwrap();
             // SAFETY: the layout is not empty.
             let block = unsafe { allocator.alloc(layout) };
-            assert_eq!(block as usize % align, 0);
+            assert_eq!(block as usize % align.max(LEAST_ALIGNMENT), 0);
             assert!(ends.iter().all(|&end| block as usize >= end));
             ends.push(block as usize + 24);
         }
