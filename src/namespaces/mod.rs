@@ -39,8 +39,7 @@ pub struct Plan {
     pub join: Vec<Join>,
     /// Created by the very clone3(2) that makes the init: user and pid, and time without offsets.
     pub at_clone: Vec<NamespaceKind>,
-    /// Created by the init for itself: network, ipc, uts, mount. It does so while the parent
-    /// makes the cgroup, and a new network namespace is the most expensive of all.
+    /// Created by the init for itself: network, ipc, uts, mount.
     pub by_init: Vec<NamespaceKind>,
     /// Whether the init makes its cgroup namespace, once it is in its cgroup.
     pub new_cgroup: bool,

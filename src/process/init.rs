@@ -88,7 +88,7 @@ impl Init<'_> {
     fn enter_namespaces(&self, channel: &Channel) -> Result<()> {
         let plan = self.namespaces;
         // In a user namespace of its own, nothing may be made before the ids are mapped: it would
-        // belong to nobody. Otherwise the parent makes the cgroup meanwhile.
+        // belong to nobody.
         if !plan.staged && !plan.creates_user() {
             namespaces::join(&self.joins)?;
             namespaces::create(plan.unshare_flags())?;
