@@ -10,7 +10,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
 /// Whether these tests can make devices and trusted attributes.
 fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: mknod(2) and trusted.* attributes need CAP_MKNOD and CAP_SYS_ADMIN");
+    }
+    is_root
 }
 
 fn refuse_layers(name: &str, layers: &[Vec<u8>], words: &str) {
