@@ -163,6 +163,7 @@ impl Planned {
         if let Some(name) = config.spec.annotations.get(annotations::SUBGROUP) {
             cgroup.set_subgroup(name)?;
         }
+        cgroup.set_properties(&config.spec.annotations)?;
         Ok(Planned {
             capabilities: Sets::new(process.capabilities.as_ref()),
             hook_files: hooks::Files::open(&config.spec.annotations)?,

@@ -326,8 +326,40 @@ fn act(verb: &str, args: &[String]) -> Verb {
             None::<&str>,
         )?,
         "chroot" => nix::unistd::chroot(arg(args, 0)?)?,
+        "fallocate" => {
+            let file = fs::File::create(arg(args, 0)?)?;
+            let length = number::<u64>(args, 1)? << 20;
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length)?;
+        }
+        "read-direct" => read_direct(arg(args, 0)?, number(args, 1)?)?,
+        "send-to-loopback" => {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+            for _ in 0..3 {
+                socket.send_to(b"x", socket.local_addr()?)?;
+            }
+        }
         _ => return Err(io::Error::other("unknown verb")),
     }
+    Ok(())
+}
+
+/// Reads a disk past the page cache for so many seconds, and says how many blocks that were.
+fn read_direct(path: &str, seconds: f64) -> Verb {
+    use std::os::unix::fs::{FileExt, OpenOptionsExt};
+    let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    // O_DIRECT wants memory at a multiple of the block size.
+    let memory = vec![0u8; 16 << 10];
+    let start = memory.as_ptr().align_offset(4096);
+    let mut memory = memory;
+    let block = &mut memory[start..start + (8 << 10)];
+    let begin = std::time::Instant::now();
+    let mut count = 0u64;
+    while begin.elapsed().as_secs_f64() < seconds {
+        file.read_exact_at(block, (count % 60_000) * 8192)?;
+        count += 1;
+    }
+    println!("read={count}");
     Ok(())
 }
 
