@@ -39,8 +39,8 @@ pub struct Init<'a> {
     pub joins: Vec<(NamespaceKind, OwnedFd)>,
     /// What is done to the rootfs.
     pub rootfs: &'a RootfsPlan,
-    /// The idmapped mounts, made already, by their place in the plan.
-    pub idmapped: Vec<(usize, OwnedFd)>,
+    /// The trees that only the parent can open or idmap, by their place in the plan.
+    pub trees: Vec<(usize, OwnedFd)>,
     /// What the container sees of its cgroups.
     pub cgroups: CgroupView,
     /// The capability sets.
@@ -149,9 +149,10 @@ impl Init<'_> {
         let in_user_namespace = self.in_user_namespace();
         // Modes of what is made are meant as they are written.
         let umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-        let mut building = Building::begin(self.rootfs, in_user_namespace, &self.idmapped)?;
-        building.mount_all(&self.cgroups)?;
+        let mut building = Building::begin(self.rootfs, in_user_namespace, &self.trees)?;
+        building.mount_all(&self.cgroups, &|step, tree| ask_for_owners(channel, step, tree))?;
         building.fill_dev(&self.spec.linux.devices)?;
+        building.settle()?;
         nix::sys::stat::umask(umask);
         let hooks = &self.spec.hooks;
         if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {
@@ -302,6 +303,15 @@ pub fn enter_cgroup(channel: &Channel) -> Result<()> {
             }
             Ok(())
         }
+        other => Err(out_of_turn(&other)),
+    }
+}
+
+/// Has the parent map the owners in a tree.
+fn ask_for_owners(channel: &Channel, step: usize, tree: OwnedFd) -> Result<()> {
+    channel.send(&Message::OwnersPlease(u32::try_from(step).unwrap_or(u32::MAX), tree))?;
+    match channel.expect()? {
+        Message::OwnersDone => Ok(()),
         other => Err(out_of_turn(&other)),
     }
 }

@@ -5,6 +5,7 @@ use super::copy_up;
 use super::overlay::Overlay;
 use super::plan::{Plan, Source, Step};
 use crate::error::{Class, Context, Error, Result};
+use crate::sys::io_errno;
 use crate::sys::mount::{self, Attributes, Change, Filesystem, Propagation};
 use crate::sys::path::{self, Leaf, Root};
 use crate::sys::procfs::Proc;
@@ -24,7 +25,13 @@ pub struct Building<'a> {
     pub(super) in_user_namespace: bool,
     /// The trees of steps that dhow itself has made, by their place in the plan.
     prepared: &'a [(usize, OwnedFd)],
+    /// What becomes read-only when everything is in its place.
+    late_readonly: Vec<(&'a Step, OwnedFd)>,
 }
+
+/// Maps the owners of a tree for the step of a number, which takes more rights than the init may
+/// have: asked of the parent.
+pub type MapOwners<'a> = dyn Fn(usize, OwnedFd) -> Result<()> + 'a;
 
 impl<'a> Building<'a> {
     /// Cuts the mount namespace off from the host's and binds the rootfs, so that it is a mount
@@ -63,20 +70,35 @@ impl<'a> Building<'a> {
             mount::change(copy.as_fd(), change, false).doing_on("make the rootfs private", rootfs)?;
         }
         mount::attach(copy.as_fd(), target.as_fd()).doing_on("bind the rootfs", rootfs)?;
-        Ok(Building { plan, root: Root::from(copy), proc: None, in_user_namespace, prepared })
+        Ok(Building { plan, root: Root::from(copy), proc: None, in_user_namespace, prepared, late_readonly: Vec::new() })
     }
 
     /// Makes the mounts of config.json, in order.
     ///
     /// # Errors
     /// The first that fails, with its place in config.json.
-    pub fn mount_all(&mut self, cgroups: &CgroupView) -> Result<()> {
+    pub fn mount_all(&mut self, cgroups: &CgroupView, map_owners: &MapOwners<'_>) -> Result<()> {
         let plan = self.plan;
         plan.steps.iter().enumerate().try_for_each(|(index, step)| {
-            match self.prepared.iter().find(|(place, _)| *place == index) {
-                Some((_, tree)) => self.attach_tree(step, tree.as_fd()),
-                None => self.mount_one(step, cgroups),
+            match (self.prepared.iter().find(|(place, _)| *place == index), &step.source) {
+                (Some((_, tree)), _) => self.attach_tree(step, tree.as_fd()),
+                (None, Source::Bind { .. }) => self.bind(index, step, map_owners),
+                (None, Source::Cgroup) => cgroup_view::mount(self, step, cgroups),
+                (None, Source::Filesystem { kind, source, data }) => {
+                    self.filesystem(step, kind, source, data)
+                }
             }
+        })
+    }
+
+    /// Makes read-only what had to stay writable until now.
+    ///
+    /// # Errors
+    /// mount_setattr(2)'s.
+    pub fn settle(&mut self) -> Result<()> {
+        let change = Change { set: Attributes::MOUNT_ATTR_RDONLY, ..Change::none() };
+        self.late_readonly.drain(..).try_for_each(|(step, mounted)| {
+            mount::change(mounted.as_fd(), change, false).doing_on("make read-only", || &*step.field)
         })
     }
 
@@ -90,16 +112,36 @@ impl<'a> Building<'a> {
         self.proc.take()
     }
 
-    fn mount_one(&mut self, step: &Step, cgroups: &CgroupView) -> Result<()> {
-        match &step.source {
-            Source::Bind { source, recursive } => self.bind(step, source, *recursive),
-            Source::Cgroup => cgroup_view::mount(self, step, cgroups),
-            Source::Filesystem { kind, source, data } => self.filesystem(step, kind, source, data),
+    fn bind(&self, index: usize, step: &Step, map_owners: &MapOwners<'_>) -> Result<()> {
+        let tree = match step.source_inside(&self.plan.rootfs) {
+            Some(path) => {
+                let found = match step.symlinks.source_stays {
+                    true => self.root.resolve_nofollow(path),
+                    false => self.root.resolve(path),
+                };
+                let source = found.map_err(|errno| source_failed(step, errno))?;
+                tree_of(step, source.as_fd(), Path::new(""))?
+            }
+            None if step.symlinks.copy && self.copy_symlink(step)? => return Ok(()),
+            None => source_tree(step)?,
+        };
+        if step.idmap.is_some() {
+            map_owners(index, tree.try_clone().map_err(|error| source_failed(step, io_errno(&error)))?)?;
         }
+        self.attach_tree(step, tree.as_fd())
     }
 
-    fn bind(&self, step: &Step, source: &Path, recursive: bool) -> Result<()> {
-        self.attach_tree(step, open_source(step, source, recursive)?.as_fd())
+    /// Makes a source that is a symlink again in the container; whether it was one.
+    fn copy_symlink(&self, step: &Step) -> Result<bool> {
+        let Source::Bind { source, .. } = &step.source else { return Ok(false) };
+        let Ok(target) = std::fs::read_link(source) else { return Ok(false) };
+        let failed = |errno| Error::system("copy the symlink to", errno).on(&step.field);
+        match self.root.make_symlink(&step.target, &target) {
+            Ok(()) => Ok(true),
+            Err(Errno::EEXIST) => Err(failed(Errno::EEXIST)
+                .because(format!("there is something else than a symlink to {}", target.display()))),
+            Err(errno) => Err(failed(errno)),
+        }
     }
 
     fn attach_tree(&self, step: &Step, tree: BorrowedFd<'_>) -> Result<()> {
@@ -114,7 +156,7 @@ impl<'a> Building<'a> {
 
     fn filesystem(
         &mut self,
-        step: &Step,
+        step: &'a Step,
         kind: &str,
         source: &str,
         data: &[(String, Option<String>)],
@@ -149,6 +191,10 @@ impl<'a> Building<'a> {
                 .doing_on("copy the image's files into", || &*step.field)?;
         }
         self.finish(step, mounted.as_fd(), target.as_fd())?;
+        if step.is_late_readonly() {
+            let kept = mounted.try_clone().map_err(|error| io_errno(&error));
+            self.late_readonly.push((step, kept.doing_on("keep", || &*step.field)?));
+        }
         if kind == "proc" && step.target == Path::new("/proc") {
             self.proc = Proc::verified(mounted).ok();
         }
@@ -204,6 +250,11 @@ impl<'a> Building<'a> {
                 Err(errno) => return Err(failed(errno)),
             }
         }
+        if step.symlinks.target_stays
+            && let Ok(found) = self.root.resolve_nofollow(&step.target)
+        {
+            return Ok(found);
+        }
         self.root.make(&step.target, leaf).map_err(failed)
     }
 
@@ -231,20 +282,50 @@ impl<'a> Building<'a> {
     }
 }
 
-/// A detached copy of what a bind mount shows.
-pub(super) fn open_source(step: &Step, source: &Path, recursive: bool) -> Result<OwnedFd> {
-    mount::open_tree(CWD, source, recursive, true).map_err(|errno| {
-        let error = Error::system("mount", errno).on(&step.field).class(Class::Config);
-        match errno {
-            Errno::ENOENT | Errno::ENOTDIR => error.because(format!("bind source {}", source.display())),
-            _ => error,
+/// As the init would open the source of a bind mount, for one that has more rights. It lies in the
+/// host's mount namespace, so its propagation becomes what the init's namespace would have given
+/// it: what the container mounts there must not reach the host.
+///
+/// # Errors
+/// [`Class::Config`] when the source is not there.
+pub fn source_tree_of_host(plan: &Plan, step: &Step) -> Result<OwnedFd> {
+    let tree = source_tree(step)?;
+    let (propagation, recursive) = plan.propagation.unwrap_or((Propagation::Slave, true));
+    let change = Change { propagation: Some(propagation), ..Change::none() };
+    mount::change(tree.as_fd(), change, recursive).doing_on("set the propagation of", || &*step.field)?;
+    Ok(tree)
+}
+
+/// A detached copy of what a bind mount of the host's shows.
+fn source_tree(step: &Step) -> Result<OwnedFd> {
+    match &step.source {
+        Source::Bind { source, .. } => tree_of(step, CWD, source),
+        _ => Err(Error::new(Class::Internal, "bind a mount that is no bind mount").on(&step.field)),
+    }
+}
+
+fn tree_of(step: &Step, directory: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let recursive = matches!(&step.source, Source::Bind { recursive: true, .. });
+    mount::open_tree(directory, path, recursive, !step.symlinks.source_stays)
+        .map_err(|errno| source_failed(step, errno))
+}
+
+fn source_failed(step: &Step, errno: Errno) -> Error {
+    let error = Error::system("mount", errno).on(&step.field).class(Class::Config);
+    match (errno, &step.source) {
+        (Errno::ENOENT | Errno::ENOTDIR, Source::Bind { source, .. }) => {
+            error.because(format!("bind source {}", source.display()))
         }
-    })
+        _ => error,
+    }
 }
 
 /// The attributes of a mount that is new, and so has nothing to clear.
 fn new_mount_attributes(step: &Step) -> Attributes {
-    step.change.set
+    match step.is_late_readonly() {
+        true => step.change.set.difference(Attributes::MOUNT_ATTR_RDONLY),
+        false => step.change.set,
+    }
 }
 
 /// pivot_root(2) refuses a new root whose parent mount is shared, and the bind would spread.

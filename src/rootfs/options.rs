@@ -19,6 +19,21 @@ pub struct Options {
     pub data: Vec<(String, Option<String>)>,
     /// Maps the owners of the files; true for the whole tree.
     pub idmap: Option<bool>,
+    /// `idmap=uids=0-1000-1;gids=…`, as crun reads it: the text behind the first `=`.
+    pub mappings: Option<String>,
+    /// What symlinks at the ends of a bind mount mean.
+    pub symlinks: Symlinks,
+}
+
+/// What symlinks at the ends of a bind mount mean: options of crun's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Symlinks {
+    /// `copy-symlink`: a source that is a symlink is made again in the container, not followed.
+    pub copy: bool,
+    /// `src-nofollow`: a source that is a symlink is mounted itself.
+    pub source_stays: bool,
+    /// `dest-nofollow`: a symlink at the destination is what the mount lies on.
+    pub target_stays: bool,
 }
 
 /// Which part of a tree a bind mount shows.
@@ -95,6 +110,9 @@ pub fn known_words() -> Vec<String> {
         "idmap",
         "ridmap",
         "remount",
+        "copy-symlink",
+        "src-nofollow",
+        "dest-nofollow",
     ];
     let mut words: Vec<String> = attributes.chain(propagations).chain(others.map(str::to_owned)).collect();
     words.sort_unstable();
@@ -139,6 +157,8 @@ impl Options {
             copy_up: false,
             data: Vec::new(),
             idmap: None,
+            mappings: None,
+            symlinks: Symlinks::default(),
         };
         for word in words {
             options.add(word);
@@ -166,7 +186,14 @@ impl Options {
             | "iversion" | "silent" | "remount" | "mand" => {}
             "idmap" => self.idmap = self.idmap.or(Some(false)),
             "ridmap" => self.idmap = Some(true),
+            "copy-symlink" => self.symlinks.copy = true,
+            "src-nofollow" => self.symlinks.source_stays = true,
+            "dest-nofollow" => self.symlinks.target_stays = true,
             _ => match word.split_once('=') {
+                Some((key @ ("idmap" | "ridmap"), value)) => {
+                    self.idmap = Some(key == "ridmap");
+                    self.mappings = Some(value.to_owned());
+                }
                 Some((key, value)) => self.data.push((key.to_owned(), Some(value.to_owned()))),
                 None => self.data.push((word.to_owned(), None)),
             },

@@ -5,7 +5,7 @@
 //! a cgroup and a process, [`Created`] is done.
 
 use super::container::{self, Context};
-use super::{filter, idmap, sockets};
+use super::{filter, sockets, trees};
 use crate::cgroups::{CgroupMount, Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -111,19 +111,19 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
 }
 
 /// Everything that can be decided before anything exists.
-struct Planned {
+pub(super) struct Planned {
     config: Loaded,
     bundle: PathBuf,
     process: Process,
     preserved_fds: u32,
     namespaces: namespaces::Plan,
-    joins: Vec<(NamespaceKind, OwnedFd)>,
-    rootfs: RootfsPlan,
+    pub(super) joins: Vec<(NamespaceKind, OwnedFd)>,
+    pub(super) rootfs: RootfsPlan,
     capabilities: Sets,
     filter: Option<Program>,
     hook_files: hooks::Files,
     cgroup: std::cell::Cell<Option<Manager>>,
-    rootless: bool,
+    pub(super) rootless: bool,
 }
 
 impl Planned {
@@ -180,7 +180,7 @@ impl Planned {
         })
     }
 
-    fn spec(&self) -> &Spec {
+    pub(super) fn spec(&self) -> &Spec {
         &self.config.spec
     }
 
@@ -285,7 +285,7 @@ impl Recorded {
             namespaces: &planned.namespaces,
             joins,
             rootfs: &planned.rootfs,
-            idmapped: idmap::trees(&planned.rootfs, &planned.spec().linux, &planned.joins)?,
+            trees: trees::prepare(planned)?,
             cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
             capabilities: planned.capabilities,
             pivot: request.pivot,
@@ -395,6 +395,10 @@ impl Spawned {
                 Message::DevicesPlease => {
                     namespaces::move_devices(child.pid, &planned.spec().linux.net_devices)?;
                     channel.send(&Message::DevicesDone)?;
+                }
+                Message::OwnersPlease(step, tree) => {
+                    trees::map_owners(planned, step, &tree)?;
+                    channel.send(&Message::OwnersDone)?;
                 }
                 Message::Console(master) => console = Some(master),
                 Message::Listener(listener) => {

@@ -9,7 +9,6 @@ mod explain;
 mod features;
 mod filter;
 mod foreground;
-mod idmap;
 mod kill;
 mod list;
 mod pause;
@@ -18,6 +17,7 @@ mod run;
 mod sockets;
 mod spec;
 mod start;
+mod trees;
 mod update;
 
 pub use container::{Container, Context};
