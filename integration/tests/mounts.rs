@@ -162,7 +162,9 @@ fn symlinks_at_either_end_are_followed_copied_or_kept() {
     let both = run(&["bind", "dest-nofollow", "src-nofollow"], &["readlink", "/target"]);
     symlink("nowhere", both.rootfs().join("target")).unwrap();
     both.run().ok().says("file");
-    run(&["bind", "copy-symlink", "src-nofollow"], &["exit", "0"]).create().fails(&["copy-symlink", "excludes"]);
+    run(&["bind", "copy-symlink", "src-nofollow"], &["exit", "0"])
+        .create()
+        .fails(&["copy-symlink", "excludes"]);
     scene.is_clean();
 }
 

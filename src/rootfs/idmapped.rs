@@ -4,7 +4,7 @@
 //! a user namespace has not. So the tree is made before the init, by dhow itself, and the init only
 //! attaches it: a detached mount belongs to whoever holds its fd.
 
-use super::plan::{Plan, Source, Step};
+use super::plan::{Source, Step};
 use crate::error::{Class, Error, Result};
 use crate::spec::IdMapping;
 use crate::sys::mount;
@@ -60,9 +60,9 @@ fn parse_triple(triple: &str, of_container: &[IdMapping]) -> Option<IdMapping> {
         false => shown,
         true => {
             let last = shown.checked_add(size - 1)?;
-            let range = of_container.iter().find(|range| {
-                shown >= range.container_id && last - range.container_id < range.size
-            })?;
+            let range = of_container
+                .iter()
+                .find(|range| shown >= range.container_id && last - range.container_id < range.size)?;
             range.host_id.checked_add(shown - range.container_id)?
         }
     };
@@ -73,8 +73,8 @@ fn parse_triple(triple: &str, of_container: &[IdMapping]) -> Option<IdMapping> {
 ///
 /// # Errors
 /// The source's, and [`Class::Unsupported`] where the filesystem or the kernel has no idmapped mounts.
-pub fn tree(plan: &Plan, step: &Step, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let tree = super::mounts::source_tree_of_host(plan, step)?;
+pub fn tree(step: &Step, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let tree = super::mounts::source_tree(step)?;
     map(step, tree.as_fd(), user_namespace)?;
     Ok(tree)
 }
@@ -119,9 +119,14 @@ mod tests {
         assert!(own.unwrap_err().contains("\"5-@\""));
         let own = of("uids=0-1000-1#7-8-9;gids=@0-5-10").unwrap().own.unwrap();
         assert_eq!(own, (vec![map(0, 1000, 1), map(7, 8, 9)], vec![map(0, 100_005, 10)]));
-        for wrong in
-            ["", "uids=0-0-1", "uids=0-0-0;gids=0-0-1", "x=1-1-1", "uids=@0-999-2;gids=0-0-1", "uids=1-2;gids=1-2-3"]
-        {
+        for wrong in [
+            "",
+            "uids=0-0-1",
+            "uids=0-0-0;gids=0-0-1",
+            "x=1-1-1",
+            "uids=@0-999-2;gids=0-0-1",
+            "uids=1-2;gids=1-2-3",
+        ] {
             assert!(of(wrong).is_err(), "{wrong}");
         }
     }

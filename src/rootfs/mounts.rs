@@ -23,8 +23,6 @@ pub struct Building<'a> {
     pub(super) proc: Option<Proc>,
     /// Whether this process is in a user namespace of the container's.
     pub(super) in_user_namespace: bool,
-    /// The trees of steps that dhow itself has made, by their place in the plan.
-    prepared: &'a [(usize, OwnedFd)],
     /// What becomes read-only when everything is in its place.
     late_readonly: Vec<(&'a Step, OwnedFd)>,
 }
@@ -39,15 +37,13 @@ impl<'a> Building<'a> {
     ///
     /// # Errors
     /// [`Class::Config`] when the rootfs is not there or is no directory.
-    pub fn begin(
-        plan: &'a Plan,
-        in_user_namespace: bool,
-        prepared: &'a [(usize, OwnedFd)],
-    ) -> Result<Building<'a>> {
+    pub fn begin(plan: &'a Plan, in_user_namespace: bool) -> Result<Building<'a>> {
         // Mounts of the host made later still arrive (slave) unless the configuration says otherwise.
         let (propagation, recursive) = plan.propagation.unwrap_or((Propagation::Slave, true));
-        mount::set_propagation(Path::new("/"), propagation, recursive)
-            .doing("set the propagation of the host's mounts")?;
+        if plan.own_namespace {
+            mount::set_propagation(Path::new("/"), propagation, recursive)
+                .doing("set the propagation of the host's mounts")?;
+        }
         let spreads = propagation == Propagation::Shared;
         let rootfs = || plan.rootfs.display().to_string();
         let bound = || {
@@ -58,29 +54,41 @@ impl<'a> Building<'a> {
         if !path::is_directory(copy.as_fd()).doing_on("look at the rootfs", rootfs)? {
             return Err(Error::new(Class::Config, "bind the rootfs").on(rootfs()).errno(Errno::ENOTDIR));
         }
-        if propagation != Propagation::Slave || !recursive {
+        if plan.own_namespace && (propagation != Propagation::Slave || !recursive) {
             make_parent_private(&plan.rootfs)?;
         }
         let target =
             rustix::fs::open(&plan.rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .doing_on("open the rootfs", rootfs)?;
-        if spreads {
+        if spreads || !plan.own_namespace {
             // pivot_root(2) takes no shared root either; it becomes shared once it is entered.
             let change = Change { propagation: Some(Propagation::Private), ..Change::none() };
             mount::change(copy.as_fd(), change, false).doing_on("make the rootfs private", rootfs)?;
         }
         mount::attach(copy.as_fd(), target.as_fd()).doing_on("bind the rootfs", rootfs)?;
-        Ok(Building { plan, root: Root::from(copy), proc: None, in_user_namespace, prepared, late_readonly: Vec::new() })
+        Ok(Building {
+            plan,
+            root: Root::from(copy),
+            proc: None,
+            in_user_namespace,
+            late_readonly: Vec::new(),
+        })
     }
 
-    /// Makes the mounts of config.json, in order.
+    /// Makes the mounts of config.json, in order. `trees` are those that dhow itself has opened, by
+    /// their place in the plan.
     ///
     /// # Errors
     /// The first that fails, with its place in config.json.
-    pub fn mount_all(&mut self, cgroups: &CgroupView, map_owners: &MapOwners<'_>) -> Result<()> {
+    pub fn mount_all(
+        &mut self,
+        cgroups: &CgroupView,
+        trees: &[(usize, OwnedFd)],
+        map_owners: &MapOwners<'_>,
+    ) -> Result<()> {
         let plan = self.plan;
         plan.steps.iter().enumerate().try_for_each(|(index, step)| {
-            match (self.prepared.iter().find(|(place, _)| *place == index), &step.source) {
+            match (trees.iter().find(|(place, _)| *place == index), &step.source) {
                 (Some((_, tree)), _) => self.attach_tree(step, tree.as_fd()),
                 (None, Source::Bind { .. }) => self.bind(index, step, map_owners),
                 (None, Source::Cgroup) => cgroup_view::mount(self, step, cgroups),
@@ -262,7 +270,7 @@ impl<'a> Building<'a> {
     pub(super) fn finish(&self, step: &Step, mounted: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
         let doing_on = |errno| Error::system("set the mount's options", errno).on(&step.field);
         if matches!(step.source, Source::Bind { .. }) && !step.change.is_none() {
-            mount::change(mounted, step.change, false).map_err(doing_on)?;
+            change_bind(mounted, step.change).map_err(doing_on)?;
         }
         if !step.recursive.is_none() {
             mount::change(mounted, step.recursive, true).map_err(doing_on)?;
@@ -282,22 +290,13 @@ impl<'a> Building<'a> {
     }
 }
 
-/// As the init would open the source of a bind mount, for one that has more rights. It lies in the
-/// host's mount namespace, so its propagation becomes what the init's namespace would have given
-/// it: what the container mounts there must not reach the host.
+/// A detached copy of what a bind mount of the host's shows. To be called in the mount namespace of
+/// the container, also by one that has more rights than its init: there the attributes are locked
+/// that a user namespace must not change, and propagation is as it should be.
 ///
 /// # Errors
 /// [`Class::Config`] when the source is not there.
-pub fn source_tree_of_host(plan: &Plan, step: &Step) -> Result<OwnedFd> {
-    let tree = source_tree(step)?;
-    let (propagation, recursive) = plan.propagation.unwrap_or((Propagation::Slave, true));
-    let change = Change { propagation: Some(propagation), ..Change::none() };
-    mount::change(tree.as_fd(), change, recursive).doing_on("set the propagation of", || &*step.field)?;
-    Ok(tree)
-}
-
-/// A detached copy of what a bind mount of the host's shows.
-fn source_tree(step: &Step) -> Result<OwnedFd> {
+pub fn source_tree(step: &Step) -> Result<OwnedFd> {
     match &step.source {
         Source::Bind { source, .. } => tree_of(step, CWD, source),
         _ => Err(Error::new(Class::Internal, "bind a mount that is no bind mount").on(&step.field)),
@@ -325,6 +324,30 @@ fn new_mount_attributes(step: &Step) -> Attributes {
     match step.is_late_readonly() {
         true => step.change.set.difference(Attributes::MOUNT_ATTR_RDONLY),
         false => step.change.set,
+    }
+}
+
+/// Gives a bind mount the attributes that were asked for, and no others of its source's, as
+/// mount(2) does with `MS_REMOUNT | MS_BIND`, and so runc: engines rely on it. In a user namespace
+/// the source's are locked (mount_namespaces(7)) and stay, unless they were to be cleared: then it
+/// is an error.
+fn change_bind(mounted: BorrowedFd<'_>, asked: Change) -> nix::Result<()> {
+    let lockable = Attributes::MOUNT_ATTR_RDONLY
+        | Attributes::MOUNT_ATTR_NOSUID
+        | Attributes::MOUNT_ATTR_NODEV
+        | Attributes::MOUNT_ATTR_NOEXEC;
+    let times = Attributes::MOUNT_ATTR__ATIME | Attributes::MOUNT_ATTR_NODIRATIME;
+    let mut least = asked;
+    least.clear |= Attributes::MOUNT_ATTR_NOSYMFOLLOW.difference(asked.set);
+    if (asked.set | asked.clear).intersects(times) {
+        // One word about times of access decides about all of them.
+        least.clear |=
+            Attributes::MOUNT_ATTR__ATIME | Attributes::MOUNT_ATTR_NODIRATIME.difference(asked.set);
+    }
+    let all = Change { clear: least.clear | lockable.difference(asked.set), ..least };
+    match mount::change(mounted, all, false) {
+        Err(Errno::EPERM) => mount::change(mounted, least, false),
+        result => result,
     }
 }
 

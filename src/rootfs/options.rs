@@ -50,14 +50,21 @@ struct Attribute {
     word: &'static str,
     set: Attributes,
     clear: Attributes,
+    /// It only takes back what an earlier word of the list has set: mount(2) leaves the times of
+    /// access alone when no flag is about them.
+    takes_back: bool,
 }
 
 const fn sets(word: &'static str, set: Attributes) -> Attribute {
-    Attribute { word, set, clear: Attributes::empty() }
+    Attribute { word, set, clear: Attributes::empty(), takes_back: false }
 }
 
 const fn clears(word: &'static str, clear: Attributes) -> Attribute {
-    Attribute { word, set: Attributes::empty(), clear }
+    Attribute { word, set: Attributes::empty(), clear, takes_back: false }
+}
+
+const fn takes_back(word: &'static str, clear: Attributes) -> Attribute {
+    Attribute { word, set: Attributes::empty(), clear, takes_back: true }
 }
 
 /// Words that are attributes of a mount. Each also exists with an `r` before it, for the whole
@@ -72,16 +79,16 @@ const ATTRIBUTES: &[Attribute] = &[
     sets("noexec", Attributes::MOUNT_ATTR_NOEXEC),
     clears("exec", Attributes::MOUNT_ATTR_NOEXEC),
     sets("nodiratime", Attributes::MOUNT_ATTR_NODIRATIME),
-    clears("diratime", Attributes::MOUNT_ATTR_NODIRATIME),
+    takes_back("diratime", Attributes::MOUNT_ATTR_NODIRATIME),
     sets("nosymfollow", Attributes::MOUNT_ATTR_NOSYMFOLLOW),
     clears("symfollow", Attributes::MOUNT_ATTR_NOSYMFOLLOW),
     sets("noatime", Attributes::MOUNT_ATTR_NOATIME),
-    clears("atime", Attributes::MOUNT_ATTR__ATIME),
+    takes_back("atime", Attributes::MOUNT_ATTR__ATIME),
     sets("strictatime", Attributes::MOUNT_ATTR_STRICTATIME),
-    clears("nostrictatime", Attributes::MOUNT_ATTR__ATIME),
+    takes_back("nostrictatime", Attributes::MOUNT_ATTR__ATIME),
     // relatime is 0 in the atime field, so setting it is clearing the field.
     clears("relatime", Attributes::MOUNT_ATTR__ATIME),
-    clears("norelatime", Attributes::MOUNT_ATTR__ATIME),
+    takes_back("norelatime", Attributes::MOUNT_ATTR__ATIME),
 ];
 
 /// Every word that is an attribute or a propagation, for `dhow features`.
@@ -169,6 +176,10 @@ impl Options {
     fn add(&mut self, word: &str) {
         let attribute = |name: &str| ATTRIBUTES.iter().find(|attribute| attribute.word == name);
         if let Some(attribute) = attribute(word) {
+            if attribute.takes_back {
+                self.change.set = self.change.set.difference(attribute.clear);
+                return;
+            }
             return apply(&mut self.change, attribute);
         }
         if let Some(attribute) = word.strip_prefix('r').and_then(attribute) {
@@ -233,6 +244,7 @@ mod tests {
         assert_eq!(options.change.set, Attributes::MOUNT_ATTR_STRICTATIME);
         let options = parse(&["strictatime", "relatime"]);
         assert_eq!(options.change.set, Attributes::empty());
+        assert!(parse(&["noatime", "atime", "norelatime", "diratime"]).change.is_none());
     }
 
     #[test]

@@ -178,6 +178,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The layers that the rootfs is made of, when it is no plain directory.
     pub overlay: Option<Overlay>,
+    /// Whether the container has a mount namespace, made or joined; else the mounts are the host's.
+    pub own_namespace: bool,
     /// Whether dhow fills /dev: not when the configuration binds one there.
     pub fill_dev: bool,
 }
@@ -213,6 +215,7 @@ impl Plan {
             rootfs,
             readonly: root.readonly,
             overlay: None,
+            own_namespace: spec.linux.has(NamespaceKind::Mount),
             propagation,
             fill_dev: !steps.iter().any(dev_is_bound),
             steps,

@@ -17,7 +17,9 @@ use crate::process::{self, hooks, scheduling};
 use crate::rootfs::{CgroupView, Hierarchy, Overlay, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::load::Loaded;
-use crate::spec::{self, HookPoint, Hooks, NamespaceKind, Process, Resources, Spec, State, annotations};
+use crate::spec::{
+    self, HookPoint, Hooks, Inherited, NamespaceKind, Process, Resources, Spec, State, annotations,
+};
 use crate::state::{Init, Locked, Phase, Record, Undo};
 use crate::sys::clone::Child;
 use crate::sys::{pidfd, socket, time};
@@ -191,6 +193,15 @@ impl Planned {
         }
     }
 
+    /// How to take back what is made outside the state directory.
+    fn journal(&self, cgroup: &Manager) -> Result<Vec<Undo>> {
+        let mut undo = vec![Undo::Cgroup(container::stored(cgroup)?)];
+        if !self.spec().linux.has(NamespaceKind::Mount) {
+            undo.insert(0, Undo::Mount(self.rootfs.rootfs.clone()));
+        }
+        Ok(undo)
+    }
+
     fn bundle(&self) -> &str {
         self.bundle.to_str().unwrap_or_default()
     }
@@ -215,7 +226,8 @@ impl Planned {
                 poststop: spec.hooks.poststop.clone(),
                 ..Hooks::default()
             },
-            undo: vec![Undo::Cgroup(container::stored(&cgroup)?)],
+            inherited: Inherited::of(spec),
+            undo: self.journal(&cgroup)?,
             ..Record::new(&request.id)
         };
         let recorded = Recorded { locked: Some(locked), record, cgroup };
@@ -243,6 +255,16 @@ impl Drop for Recorded {
             log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
             return;
         }
+        let mounts = self.record.undo.iter().filter_map(|undo| match undo {
+            Undo::Mount(rootfs) => Some(rootfs),
+            Undo::Cgroup(_) => None,
+        });
+        for rootfs in mounts {
+            if let Err(error) = super::delete::detach_rootfs(rootfs) {
+                log::warn(&error.to_string());
+                return;
+            }
+        }
         if let Err(error) = locked.remove() {
             log::warn(&error.to_string());
         }
@@ -259,7 +281,7 @@ impl Recorded {
         self.cgroup.create()?;
         if planned.rootless {
             // Hierarchies that it may not use were left out; later commands must not look for them.
-            self.record.undo = vec![Undo::Cgroup(container::stored(&self.cgroup)?)];
+            self.record.undo = planned.journal(&self.cgroup)?;
         }
         let resources = planned.resources();
         // Also without any limit: then too only the default devices may be used.
@@ -285,10 +307,10 @@ impl Recorded {
             namespaces: &planned.namespaces,
             joins,
             rootfs: &planned.rootfs,
-            trees: trees::prepare(planned)?,
+            needs_trees: trees::are_needed(planned),
             cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
             capabilities: planned.capabilities,
-            pivot: request.pivot,
+            pivot: if planned.spec().linux.has(NamespaceKind::Mount) { request.pivot } else { Pivot::Chroot },
             hook_files: &planned.hook_files,
             new_keyring: request.new_keyring,
             preserved_fds: planned.preserved_fds,
@@ -351,7 +373,7 @@ impl Spawned {
             return Ok(());
         }
         recorded.cgroup.adopt(child.pid.as_raw(), &planned.resources(), planned.rootless)?;
-        recorded.record.undo = vec![Undo::Cgroup(container::stored(&recorded.cgroup)?)];
+        recorded.record.undo = planned.journal(&recorded.cgroup)?;
         recorded.locked()?.write(&recorded.record)
     }
 
@@ -396,6 +418,7 @@ impl Spawned {
                     namespaces::move_devices(child.pid, &planned.spec().linux.net_devices)?;
                     channel.send(&Message::DevicesDone)?;
                 }
+                Message::TreesPlease => trees::send(planned, child.pidfd.as_fd(), channel)?,
                 Message::OwnersPlease(step, tree) => {
                     trees::map_owners(planned, step, &tree)?;
                     channel.send(&Message::OwnersDone)?;

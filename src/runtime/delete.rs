@@ -8,8 +8,10 @@ use crate::process::hooks;
 use crate::spec::HookPoint;
 use crate::state::{Locked, Operation, Phase, Record, Status, Undo};
 use crate::sys::pidfd;
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a killed init may take to end: until the kernel has taken its memory apart.
@@ -70,6 +72,20 @@ fn end_processes(container: &Container) -> Result<()> {
     }
 }
 
+/// Detaches the rootfs of a container that had no mount namespace of its own.
+///
+/// # Errors
+/// umount2(2)'s; that nothing is mounted there is none.
+pub(super) fn detach_rootfs(rootfs: &Path) -> Result<()> {
+    match crate::sys::mount::detach(rootfs) {
+        // EINVAL: no mount point.
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(errno) => {
+            Err(Error::system("detach the container's rootfs", errno).on(rootfs.display().to_string()))
+        }
+    }
+}
+
 /// Replays the journal backwards and removes the record, last of all. It can be repeated: what is
 /// gone already is no error.
 pub(super) fn remove(locked: Locked, mut record: Record) -> Result<()> {
@@ -77,12 +93,17 @@ pub(super) fn remove(locked: Locked, mut record: Record) -> Result<()> {
         record.phase = Phase::Removing;
         locked.write(&record)?;
     }
-    for Undo::Cgroup(_) in record.undo.iter().rev() {
-        let mut cgroup = manager_of(&record)?;
-        if !record.private_pids && record.boot == boot_id() {
-            cgroup.kill_all(libc::SIGKILL)?;
+    for undo in record.undo.iter().rev() {
+        match undo {
+            Undo::Cgroup(_) => {
+                let mut cgroup = manager_of(&record)?;
+                if !record.private_pids && record.boot == boot_id() {
+                    cgroup.kill_all(libc::SIGKILL)?;
+                }
+                cgroup.destroy()?;
+            }
+            Undo::Mount(rootfs) => detach_rootfs(rootfs)?,
         }
-        cgroup.destroy()?;
     }
     let poststop = std::mem::take(&mut record.hooks.poststop);
     locked.remove()?;

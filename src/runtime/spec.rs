@@ -26,6 +26,12 @@ pub fn write_spec(bundle: &Path, rootless: bool) -> Result<()> {
     };
     let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed)?;
     let mut config = default_config();
+    // On v1 the mount of cgroups shows the container's own even without, as runc's `spec` has it.
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+        && let Some(namespaces) = config["linux"]["namespaces"].as_array_mut()
+    {
+        namespaces.push(json!({"type": "cgroup"}));
+    }
     if rootless {
         make_rootless(&mut config, geteuid().as_raw(), getegid().as_raw());
     }
@@ -53,8 +59,7 @@ fn default_config() -> Value {
         "linux": {
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
             "namespaces": [
-                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
-                {"type": "cgroup"}
+                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}
             ],
             "maskedPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",

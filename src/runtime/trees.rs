@@ -3,7 +3,8 @@
 
 use super::create::Planned;
 use crate::error::{Class, Error, Result};
-use crate::namespaces::Maps;
+use crate::namespaces::{Maps, within_mounts_of};
+use crate::process::protocol::{Channel, Message};
 use crate::process::user_namespace;
 use crate::rootfs;
 use crate::rootfs::plan::{Source, Step};
@@ -14,31 +15,48 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[derive(Default)]
 struct UserNamespaces(Vec<(Maps, OwnedFd)>);
 
-/// The trees of those steps, by their place in the plan. Usually none, and then nothing is done.
-///
-/// What lies in the rootfs itself is left to the init, which sees the mounts made before it; it
-/// asks for the owners ([`map_owners`]).
+/// Whether a step needs its tree from dhow. What lies in the rootfs itself is left to the init,
+/// which sees the mounts made before it; it asks for the owners ([`map_owners`]).
+fn is_needed(planned: &Planned, step: &Step) -> bool {
+    let outside = step.source_inside(&planned.rootfs.rootfs).is_none();
+    // Root in a user namespace is nobody on the host, and cannot search what is closed to others.
+    let init_is_less = planned.spec().linux.has(NamespaceKind::User) && !planned.rootless;
+    let is_bind = matches!(step.source, Source::Bind { .. });
+    is_bind && outside && (step.idmap.is_some() || init_is_less && !step.symlinks.copy)
+}
+
+/// Whether any step does: usually none.
+pub(super) fn are_needed(planned: &Planned) -> bool {
+    planned.rootfs.steps.iter().any(|step| is_needed(planned, step))
+}
+
+/// Opens those trees in the mount namespace of the init, and sends them.
 ///
 /// # Errors
 /// Those of the sources and maps, named after the mount.
-pub(super) fn prepare(planned: &Planned) -> Result<Vec<(usize, OwnedFd)>> {
-    let plan = &planned.rootfs;
-    // Root in a user namespace is nobody on the host, and cannot search what is closed to others.
-    let init_is_less = planned.spec().linux.has(NamespaceKind::User) && !planned.rootless;
+pub(super) fn send(planned: &Planned, init: BorrowedFd<'_>, channel: &Channel) -> Result<()> {
     let mut namespaces = UserNamespaces::default();
-    let mut trees = Vec::new();
-    for (index, step) in plan.steps.iter().enumerate() {
-        if !matches!(step.source, Source::Bind { .. }) || step.source_inside(&plan.rootfs).is_some() {
-            continue;
-        }
-        if step.idmap.is_some() {
-            let namespace = namespaces.of(planned, step)?;
-            trees.push((index, rootfs::idmapped_tree(plan, step, namespace)?));
-        } else if init_is_less && !step.symlinks.copy {
-            trees.push((index, rootfs::source_tree_of_host(plan, step)?));
+    let mut needed = Vec::new();
+    for (index, step) in planned.rootfs.steps.iter().enumerate() {
+        if is_needed(planned, step) {
+            // Made before the namespace is changed, because it takes the host's /proc.
+            if step.idmap.is_some() {
+                namespaces.of(planned, step)?;
+            }
+            needed.push((index, step));
         }
     }
-    Ok(trees)
+    let mut open = || {
+        needed.iter().try_for_each(|(index, step)| {
+            let tree = match &step.idmap {
+                Some(_) => rootfs::idmapped_tree(step, namespaces.of(planned, step)?)?,
+                None => rootfs::source_tree(step)?,
+            };
+            channel.send(&Message::Tree(u32::try_from(*index).unwrap_or(u32::MAX), tree))
+        })
+    };
+    within_mounts_of(init, &mut open)?;
+    channel.send(&Message::TreesDone)
 }
 
 /// Maps the owners in the tree that the init has opened for a step.

@@ -7,6 +7,7 @@
 
 pub mod annotations;
 mod hooks;
+mod inherited;
 mod linux;
 pub mod load;
 mod process;
@@ -17,6 +18,7 @@ mod state;
 mod validate;
 
 pub use hooks::{Hook, HookPoint, Hooks};
+pub use inherited::Inherited;
 pub use linux::{
     Device, IdMapping, IntelRdt, Linux, MemoryPolicy, Namespace, NamespaceKind, NetDevice, Personality,
     TimeOffset,

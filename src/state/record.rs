@@ -1,7 +1,7 @@
 //! The record of a container: what is on disk.
 
 use crate::error::{Class, Error, Result};
-use crate::spec::Hooks;
+use crate::spec::{Hooks, Inherited};
 use crate::sys::pidfd;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,9 @@ impl Init {
 pub enum Undo {
     /// Remove the cgroup. The cgroups room knows what the text means.
     Cgroup(Box<RawValue>),
+    /// Detach the rootfs, and all that is mounted in it: of a container that has no mount namespace
+    /// that would take it along.
+    Mount(PathBuf),
 }
 
 /// What dhow knows of a container.
@@ -82,6 +85,9 @@ pub struct Record {
     /// Whether its pid namespace was made for it: then nothing outlives its init.
     #[serde(default)]
     pub private_pids: bool,
+    /// What processes that join it have as its init has it.
+    #[serde(default, skip_serializing_if = "Inherited::is_nothing")]
+    pub inherited: Inherited,
     /// Its annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
@@ -115,6 +121,7 @@ impl Record {
             owner: 0,
             namespaces: Vec::new(),
             private_pids: false,
+            inherited: Inherited::default(),
             annotations: BTreeMap::new(),
             hooks: Hooks::default(),
             undo: Vec::new(),
@@ -157,7 +164,10 @@ impl Record {
 
     /// The cgroup's part of the journal, if the container has one.
     pub fn cgroup(&self) -> Option<&RawValue> {
-        self.undo.iter().map(|Undo::Cgroup(cgroup)| cgroup.as_ref()).next()
+        self.undo.iter().find_map(|undo| match undo {
+            Undo::Cgroup(cgroup) => Some(cgroup.as_ref()),
+            Undo::Mount(_) => None,
+        })
     }
 }
 
