@@ -131,7 +131,7 @@ fn kill_reaches_those_that_outlived_the_init() {
     c.kill("TERM").fails(&["container not running"]);
     c.kill("KILL").ok();
     let pids = || c.command(&["ps", "--format", "json"]).run().stdout;
-    dhow_integration::eventually("all have ended", || !pids().contains(|c: char| c.is_ascii_digit()));
+    eventually("all have ended", || !pids().contains(|c: char| c.is_ascii_digit()));
     c.kill("KILL").fails(&["container not running"]);
     c.delete().ok();
     scene.is_clean();

@@ -451,7 +451,7 @@ mod tests {
             ),
             ("/linux/namespaces", json!([{"type": "net"}]), "linux.namespaces[0].type: unknown type \"net\""),
             ("/linux/namespaces", json!([{"type": "mount"}, {"type": "mount"}]), "is there twice"),
-            ("/linux/namespaces", json!([{"type": "pid"}]), "has no mount namespace"),
+            ("/linux", json!({"namespaces": [{"type": "pid"}], "maskedPaths": ["/x"]}), "no mount namespace"),
             ("/linux/namespaces", json!([{"type": "mount", "path": "x"}]), "\"x\" is not absolute"),
             (
                 "/linux/namespaces",
