@@ -152,6 +152,9 @@ impl Init<'_> {
         let mut building = Building::begin(self.rootfs, in_user_namespace, &self.idmapped)?;
         building.mount_all(&self.cgroups)?;
         building.fill_dev(&self.spec.linux.devices)?;
+        if self.rootfs.overlay.is_some() {
+            building.make_directory(&self.process.cwd)?;
+        }
         nix::sys::stat::umask(umask);
         let hooks = &self.spec.hooks;
         if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {

@@ -4,8 +4,9 @@
 //! it did: [`Planned`] has touched nothing, [`Recorded`] has a record and a lock, [`Spawned`] has
 //! a cgroup and a process, [`Created`] is done.
 
+use super::cni::Network;
 use super::container::{self, Context};
-use super::{filter, idmap, sockets};
+use super::{filter, idmap, sockets, undo};
 use crate::cgroups::{CgroupMount, Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -55,6 +56,10 @@ pub struct Request {
     pub new_keyring: bool,
     /// How many fds after standard error the payload gets.
     pub preserve_fds: u32,
+    /// What was made for the container before: delete takes it back.
+    pub undo: Vec<Undo>,
+    /// The network that it is to be in.
+    pub network: Option<Network>,
 }
 
 /// Who will say that the payload may run.
@@ -93,7 +98,7 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
     log::debug(|| format!("create {}: rootfs {}", request.id, planned.rootfs.rootfs.display()));
     let recorded = planned.record(context, request)?;
     let mut spawned = recorded.spawn(&planned, request, started_by)?;
-    let master = spawned.configure(&planned).map_err(|error| spawned.explain(error))?;
+    let master = spawned.configure(&planned, request).map_err(|error| spawned.explain(error))?;
     let kept = match (master, console) {
         (Some(master), Some(socket)) => {
             send_console(&socket, &master)?;
@@ -214,7 +219,7 @@ impl Planned {
                 poststop: spec.hooks.poststop.clone(),
                 ..Hooks::default()
             },
-            undo: vec![Undo::Cgroup(container::stored(&cgroup)?)],
+            undo: journal(request, &cgroup)?,
             ..Record::new(&request.id)
         };
         let recorded = Recorded { locked: Some(locked), record, cgroup };
@@ -242,6 +247,10 @@ impl Drop for Recorded {
             log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
             return;
         }
+        if let Err(error) = undo::take_back(&self.record) {
+            log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
+            return;
+        }
         if let Err(error) = locked.remove() {
             log::warn(&error.to_string());
         }
@@ -258,7 +267,7 @@ impl Recorded {
         self.cgroup.create()?;
         if planned.rootless {
             // Hierarchies that it may not use were left out; later commands must not look for them.
-            self.record.undo = vec![Undo::Cgroup(container::stored(&self.cgroup)?)];
+            self.record.replace_undo(Undo::Cgroup(container::stored(&self.cgroup)?));
         }
         let resources = planned.resources();
         // Also without any limit: then too only the default devices may be used.
@@ -350,7 +359,20 @@ impl Spawned {
             return Ok(());
         }
         recorded.cgroup.adopt(child.pid.as_raw(), &planned.resources(), planned.rootless)?;
-        recorded.record.undo = vec![Undo::Cgroup(container::stored(&recorded.cgroup)?)];
+        recorded.record.replace_undo(Undo::Cgroup(container::stored(&recorded.cgroup)?));
+        recorded.locked()?.write(&recorded.record)
+    }
+
+    /// Puts the container into its network, before the init looks at it.
+    fn connect(&mut self, request: &Request) -> Result<()> {
+        let (Some(network), Some(recorded), Some(child)) =
+            (&request.network, &mut self.recorded, &self.child)
+        else {
+            return Ok(());
+        };
+        let connected = network.add(&request.id, child.pid.as_raw())?;
+        connected.tell(&request.bundle)?;
+        recorded.record.replace_undo(connected.undo(network)?);
         recorded.locked()?.write(&recorded.record)
     }
 
@@ -367,7 +389,7 @@ impl Spawned {
 
     /// Does for the init what only the parent can, runs the runtime's hooks when the init asks,
     /// and waits until it is ready. Answers the master of its terminal.
-    fn configure(&mut self, planned: &Planned) -> Result<Option<OwnedFd>> {
+    fn configure(&mut self, planned: &Planned, request: &Request) -> Result<Option<OwnedFd>> {
         let placement = std::mem::replace(&mut self.placement, Placement::None);
         let (_, child, _) = self.parts()?;
         if let Some(adjust) = planned.process.oom_score_adj {
@@ -377,6 +399,7 @@ impl Spawned {
             namespaces::write_maps(child.pid, &Maps::of(&planned.spec().linux))?;
         }
         self.adopt(planned)?;
+        self.connect(request)?;
         let (recorded, child, channel) = self.parts()?;
         container::let_proceed(channel, placement)?;
         let mut console = None;
@@ -442,6 +465,16 @@ impl Spawned {
             console: None,
         })
     }
+}
+
+/// What delete will have to take back, written down before any of it is made.
+fn journal(request: &Request, cgroup: &Manager) -> Result<Vec<Undo>> {
+    let mut journal = request.undo.clone();
+    journal.push(Undo::Cgroup(container::stored(cgroup)?));
+    if let Some(network) = &request.network {
+        journal.push(network.undo(&request.id)?);
+    }
+    Ok(journal)
 }
 
 /// The state of a container in the making.

@@ -2,11 +2,12 @@
 
 use super::container::{Container, Context, boot_id, manager_of};
 use super::kill::{kill, send};
+use super::undo;
 use crate::error::{Class, Error, Result};
 use crate::log;
 use crate::process::hooks;
 use crate::spec::HookPoint;
-use crate::state::{Locked, Operation, Phase, Record, Status, Undo};
+use crate::state::{Locked, Operation, Phase, Record, Status};
 use crate::sys::pidfd;
 use nix::unistd::Pid;
 use std::os::fd::AsFd;
@@ -26,7 +27,11 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
         let _ = kill(context, id, libc::SIGKILL, false);
     }
     let locked = match context.store.lock(id) {
-        Err(error) if force && error.class == Class::NoContainer => return Ok(()),
+        Err(error) if error.class == Class::NoContainer => {
+            // Of one that was made from an image, its writable layer may be left.
+            let found = crate::image::container::remove_left(&context.images, id)?;
+            return if force || found { Ok(()) } else { Err(error) };
+        }
         locked => locked?,
     };
     let record = match locked.read() {
@@ -77,13 +82,14 @@ pub(super) fn remove(locked: Locked, mut record: Record) -> Result<()> {
         record.phase = Phase::Removing;
         locked.write(&record)?;
     }
-    for Undo::Cgroup(_) in record.undo.iter().rev() {
+    if record.cgroup().is_some() {
         let mut cgroup = manager_of(&record)?;
         if !record.private_pids && record.boot == boot_id() {
             cgroup.kill_all(libc::SIGKILL)?;
         }
         cgroup.destroy()?;
     }
+    undo::take_back(&record)?;
     let poststop = std::mem::take(&mut record.hooks.poststop);
     locked.remove()?;
     if !poststop.is_empty() {

@@ -1,5 +1,6 @@
 //! What dhow does: one file per command, each reading as that command's story.
 
+mod cni;
 mod container;
 mod create;
 mod delete;
@@ -9,6 +10,7 @@ mod explain;
 mod features;
 mod filter;
 mod foreground;
+mod from_image;
 mod idmap;
 mod kill;
 mod list;
@@ -18,8 +20,10 @@ mod run;
 mod sockets;
 mod spec;
 mod start;
+mod undo;
 mod update;
 
+pub use cni::Network as CniNetwork;
 pub use container::{Container, Context};
 pub use create::{Created, Request, StartedBy, create};
 pub use delete::delete;
@@ -27,6 +31,7 @@ pub use events::{Event, Network, events, network, stats};
 pub use exec::{ExecRequest, exec};
 pub use explain::{ExplainRequest, explain_seccomp};
 pub use features::features;
+pub use from_image::{FromImage, with_image};
 pub use kill::{kill, parse_signal};
 pub use list::{Listing, list};
 pub use pause::{pause, resume};

@@ -50,6 +50,10 @@ impl Init {
 pub enum Undo {
     /// Remove the cgroup. The cgroups room knows what the text means.
     Cgroup(Box<RawValue>),
+    /// Remove a container's directory in the image store, its writable layer with it.
+    Directory(PathBuf),
+    /// Take the container from a network. The runtime knows what the text means.
+    Network(Box<RawValue>),
 }
 
 /// What dhow knows of a container.
@@ -157,7 +161,19 @@ impl Record {
 
     /// The cgroup's part of the journal, if the container has one.
     pub fn cgroup(&self) -> Option<&RawValue> {
-        self.undo.iter().map(|Undo::Cgroup(cgroup)| cgroup.as_ref()).next()
+        self.undo.iter().find_map(|undo| match undo {
+            Undo::Cgroup(cgroup) => Some(cgroup.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// Writes down what has become of a resource that is in the journal already.
+    pub fn replace_undo(&mut self, new: Undo) {
+        let kind = std::mem::discriminant(&new);
+        match self.undo.iter_mut().find(|undo| std::mem::discriminant(*undo) == kind) {
+            Some(undo) => *undo = new,
+            None => self.undo.push(new),
+        }
     }
 }
 
