@@ -2,8 +2,11 @@
 //! file has its flags and nothing else.
 
 mod bundle;
+mod commit;
+mod cp;
 mod create;
 mod delete;
+mod diff;
 mod events;
 mod exec;
 mod features;
@@ -81,6 +84,9 @@ const COMMANDS: &[Command] = &[
     seccomp::COMMAND,
     image::COMMAND,
     bundle::COMMAND,
+    diff::COMMAND,
+    commit::COMMAND,
+    cp::COMMAND,
 ];
 
 /// What `--version` prints. go-runc looks for a first line that begins with `runc version`, docker

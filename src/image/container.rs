@@ -222,7 +222,7 @@ mod tests {
         std::fs::create_dir_all(base.join("a/b/c")).unwrap();
         std::os::unix::fs::symlink("/etc", base.join("a/link")).unwrap();
         for path in ["a/b", "a"] {
-            std::fs::set_permissions(base.join(path), PermissionsExt::from_mode(0)).unwrap();
+            std::fs::set_permissions(base.join(path), PermissionsExt::from_mode(0o000)).unwrap();
         }
         open_up(&open_directory(&base).unwrap(), 0).unwrap();
         assert_eq!(std::fs::metadata(base.join("a/b")).unwrap().permissions().mode() & 0o777, 0o700);

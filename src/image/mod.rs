@@ -5,7 +5,10 @@
 //! when every digest was right ([`import`]). Paths inside a layer go through fds ([`unpack`]).
 
 mod accounts;
+pub mod archive;
 pub mod bundle;
+pub mod changes;
+pub mod commit;
 pub mod container;
 pub mod digest;
 pub mod documents;
@@ -20,6 +23,7 @@ mod security;
 pub mod source;
 pub mod store;
 pub mod tar;
+pub mod tree;
 pub mod unpack;
 
 #[cfg(test)]

@@ -80,6 +80,10 @@ impl Overlay {
         };
         if self.userxattr {
             filesystem.set_flag("userxattr").doing(doing)?;
+        } else {
+            // The writable layer is to be read by itself later: whole files, each where it belongs.
+            filesystem.set("redirect_dir", "off").doing(doing)?;
+            filesystem.set("metacopy", "off").doing(doing)?;
         }
         let layers = self.lower.iter().map(|path| ("lowerdir+", path));
         for (key, path) in layers.chain(writable.iter().copied()) {

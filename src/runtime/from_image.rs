@@ -147,8 +147,9 @@ fn free_name(context: &Context) -> Result<String> {
     for _ in 0..100 {
         // Seeded by the kernel's random numbers; a name has to be free, not secret.
         let number = std::hash::RandomState::new().hash_one(std::process::id());
-        let pick = |shift: u32, list: [&'static str; 16]| list[(number >> shift) as usize % 16];
-        let name = format!("{}-{}-{:04x}", pick(0, HOW), pick(4, WHO), (number >> 16) & 0xffff);
+        let pick =
+            |shift: usize, list: [&'static str; 16]| list[usize::from(number.to_le_bytes()[shift] % 16)];
+        let name = format!("{}-{}-{:04x}", pick(0, HOW), pick(1, WHO), (number >> 16) & 0xffff);
         let place = container::directory(&context.images, &name);
         if context.store.check_free(&name).is_ok() && !place.exists() {
             return Ok(name);

@@ -2,8 +2,10 @@
 
 mod cni;
 mod container;
+mod copy;
 mod create;
 mod delete;
+mod diff;
 mod events;
 mod exec;
 mod explain;
@@ -25,8 +27,10 @@ mod update;
 
 pub use cni::Network as CniNetwork;
 pub use container::{Container, Context};
+pub use copy::{Copy, CopyOptions, copy};
 pub use create::{Created, Request, StartedBy, create};
 pub use delete::delete;
+pub use diff::{commit, diff, image_name};
 pub use events::{Event, Network, events, network, stats};
 pub use exec::{ExecRequest, exec};
 pub use explain::{ExplainRequest, explain_seccomp};
