@@ -50,6 +50,8 @@ pub fn commit(store: &Store, bundle: &Path, name: &Reference, request: &CommitRe
         media_type: MANIFEST.into(),
         tagged: String::new(),
     })?;
+    // What cannot be made is said before anything is read.
+    request.changes.iter().try_for_each(|line| change(&mut json!({}), line))?;
     let workplace = store.workplace()?;
     let layout = workplace.path.join("layout");
     std::fs::create_dir_all(layout.join("blobs/sha256")).doing("make a layout")?;

@@ -98,12 +98,14 @@ impl Network {
     /// Adds a container: each plugin in turn gets what the one before has answered.
     ///
     /// # Errors
-    /// [`Class::System`] with the plugin's name and its own words.
+    /// [`Class::System`] with the plugin's name and its own words. The container is in no network then.
     pub(super) fn add(&self, id: &str, pid: i32) -> Result<Connected> {
         let mut result = Value::Null;
         for plugin in self.plugins() {
             let call = Call { verb: "ADD", id, namespace: format!("/proc/{pid}/ns/net"), previous: &result };
-            result = self.call(plugin, &call)?;
+            result = self.call(plugin, &call).inspect_err(|_| {
+                let _ = self.delete(id, &Value::Null);
+            })?;
         }
         Ok(Connected { container: id.to_owned(), result })
     }

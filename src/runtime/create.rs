@@ -247,7 +247,7 @@ impl Drop for Recorded {
             log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
             return;
         }
-        if let Err(error) = undo::take_back(&self.record) {
+        if let Err(error) = undo::take_back(&self.record, false) {
             log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
             return;
         }
@@ -370,7 +370,10 @@ impl Spawned {
         else {
             return Ok(());
         };
-        let connected = network.add(&request.id, child.pid.as_raw())?;
+        let connected = network.add(&request.id, child.pid.as_raw()).inspect_err(|_| {
+            // What the plugins before the failing one have made is gone now; that one may complain again.
+            recorded.record.undo.retain(|undo| !matches!(undo, Undo::Network(_)));
+        })?;
         connected.tell(&request.bundle)?;
         recorded.record.replace_undo(connected.undo(network)?);
         recorded.locked()?.write(&recorded.record)

@@ -49,7 +49,7 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
         container.allow(Operation::Delete)?;
     }
     end_processes(&container)?;
-    remove(locked, container.record)
+    remove(locked, container.record, force)
 }
 
 /// Ends the init, and waits for its end.
@@ -77,7 +77,7 @@ fn end_processes(container: &Container) -> Result<()> {
 
 /// Replays the journal backwards and removes the record, last of all. It can be repeated: what is
 /// gone already is no error.
-pub(super) fn remove(locked: Locked, mut record: Record) -> Result<()> {
+pub(super) fn remove(locked: Locked, mut record: Record, force: bool) -> Result<()> {
     if record.phase != Phase::Removing {
         record.phase = Phase::Removing;
         locked.write(&record)?;
@@ -89,7 +89,7 @@ pub(super) fn remove(locked: Locked, mut record: Record) -> Result<()> {
         }
         cgroup.destroy()?;
     }
-    undo::take_back(&record)?;
+    undo::take_back(&record, force)?;
     let poststop = std::mem::take(&mut record.hooks.poststop);
     locked.remove()?;
     if !poststop.is_empty() {

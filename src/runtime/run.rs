@@ -52,7 +52,7 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     if let Err(error) = started {
         let _ = kill::send(&Container { record: record.clone(), status: Status::Created }, libc::SIGKILL);
         let _ = nix::sys::wait::waitpid(child.pid, None);
-        if let Err(error) = remove(locked, record) {
+        if let Err(error) = remove(locked, record, false) {
             log::warn(&error.to_string());
         }
         return Err(error);
