@@ -1,7 +1,8 @@
 //! `dhow create`
 
+use super::from_image::{self, from_image};
 use super::number;
-use super::table::{Args, Command, Flag, ID, option, switch};
+use super::table::{Args, Command, Flag, option, switch};
 use crate::error::Result;
 use crate::rootfs::Pivot;
 use crate::runtime::{self, Context, Request, StartedBy};
@@ -10,10 +11,19 @@ use std::path::PathBuf;
 /// The command.
 pub(super) const COMMAND: Command = Command {
     name: "create",
-    about: "Create a container from a bundle; its payload waits for `start`",
-    details: "The bundle is a directory with a config.json (`dhow spec` writes one) and a rootfs.",
-    positionals: &[ID],
-    flags: &[BUNDLE, CONSOLE_SOCKET, PID_FILE, PIDFD_SOCKET, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS],
+    about: "Create a container from a bundle or an image; its payload waits for `start`",
+    details: "The bundle is a directory with a config.json (`dhow spec` writes one) and a rootfs. \
+              With --image a bundle is made in the image store; it goes with the container.",
+    positionals: &[from_image::ID, from_image::COMMAND],
+    flags: &from_image::with::<7, { 7 + from_image::COUNT }>([
+        BUNDLE,
+        CONSOLE_SOCKET,
+        PID_FILE,
+        PIDFD_SOCKET,
+        NO_PIVOT,
+        NO_NEW_KEYRING,
+        PRESERVE_FDS,
+    ]),
     enters: true,
     run,
 };
@@ -41,9 +51,20 @@ pub(super) fn request(args: &Args) -> Result<Request> {
         pivot: if args.is_on("no-pivot") { Pivot::Move } else { Pivot::Root },
         new_keyring: !args.is_on("no-new-keyring"),
         preserve_fds: number(args, "preserve-fds")?.unwrap_or(0),
+        undo: Vec::new(),
+        network: None,
     })
 }
 
 fn run(context: &Context, args: &Args) -> Result<i32> {
-    runtime::create(context, &request(args)?, StartedBy::Start).map(|_| 0)
+    let request = request(args)?;
+    let create = |request: &Request| runtime::create(context, request, StartedBy::Start).map(|_| 0);
+    let Some(from) = from_image(args)? else { return create(&request) };
+    runtime::with_image(context, &from, request, |request| {
+        create(request)?;
+        if from.id.is_none() {
+            println!("{}", request.id);
+        }
+        Ok(0)
+    })
 }

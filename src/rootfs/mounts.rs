@@ -110,6 +110,15 @@ impl<'a> Building<'a> {
         })
     }
 
+    /// Makes a directory unless it is there: an image's working directory need not be in the image.
+    ///
+    /// # Errors
+    /// mkdirat(2)'s: ENOTDIR for what is something else.
+    pub fn make_directory(&self, path: &str) -> Result<()> {
+        let made = self.root.make(Path::new(path), Leaf::Directory);
+        made.map(drop).doing_on("make the working directory", || path)
+    }
+
     /// Every path of the container is resolved through it.
     pub fn root(&self) -> &Root {
         &self.root

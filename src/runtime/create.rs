@@ -4,8 +4,9 @@
 //! it did: [`Planned`] has touched nothing, [`Recorded`] has a record and a lock, [`Spawned`] has
 //! a cgroup and a process, [`Created`] is done.
 
+use super::cni::Network;
 use super::container::{self, Context};
-use super::{filter, sockets, trees};
+use super::{filter, sockets, trees, undo};
 use crate::cgroups::{CgroupMount, Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -57,6 +58,10 @@ pub struct Request {
     pub new_keyring: bool,
     /// How many fds after standard error the payload gets.
     pub preserve_fds: u32,
+    /// What was made for the container before: delete takes it back.
+    pub undo: Vec<Undo>,
+    /// The network that it is to be in.
+    pub network: Option<Network>,
 }
 
 /// Who will say that the payload may run.
@@ -95,7 +100,7 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
     log::debug(|| format!("create {}: rootfs {}", request.id, planned.rootfs.rootfs.display()));
     let recorded = planned.record(context, request)?;
     let mut spawned = recorded.spawn(&planned, request, started_by)?;
-    let master = spawned.configure(&planned).map_err(|error| spawned.explain(error))?;
+    let master = spawned.configure(&planned, request).map_err(|error| spawned.explain(error))?;
     let kept = match (master, console) {
         (Some(master), Some(socket)) => {
             send_console(&socket, &master)?;
@@ -194,12 +199,16 @@ impl Planned {
     }
 
     /// How to take back what is made outside the state directory.
-    fn journal(&self, cgroup: &Manager) -> Result<Vec<Undo>> {
-        let mut undo = vec![Undo::Cgroup(container::stored(cgroup)?)];
+    fn journal(&self, request: &Request, cgroup: &Manager) -> Result<Vec<Undo>> {
+        let mut journal = request.undo.clone();
         if !self.spec().linux.has(NamespaceKind::Mount) {
-            undo.insert(0, Undo::Mount(self.rootfs.rootfs.clone()));
+            journal.push(Undo::Mount(self.rootfs.rootfs.clone()));
         }
-        Ok(undo)
+        journal.push(Undo::Cgroup(container::stored(cgroup)?));
+        if let Some(network) = &request.network {
+            journal.push(network.undo(&request.id)?);
+        }
+        Ok(journal)
     }
 
     fn bundle(&self) -> &str {
@@ -227,7 +236,7 @@ impl Planned {
                 ..Hooks::default()
             },
             inherited: Inherited::of(spec),
-            undo: self.journal(&cgroup)?,
+            undo: self.journal(request, &cgroup)?,
             ..Record::new(&request.id)
         };
         let recorded = Recorded { locked: Some(locked), record, cgroup };
@@ -255,15 +264,9 @@ impl Drop for Recorded {
             log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
             return;
         }
-        let mounts = self.record.undo.iter().filter_map(|undo| match undo {
-            Undo::Mount(rootfs) => Some(rootfs),
-            Undo::Cgroup(_) => None,
-        });
-        for rootfs in mounts {
-            if let Err(error) = super::delete::detach_rootfs(rootfs) {
-                log::warn(&error.to_string());
-                return;
-            }
+        if let Err(error) = undo::take_back(&self.record, false) {
+            log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
+            return;
         }
         if let Err(error) = locked.remove() {
             log::warn(&error.to_string());
@@ -281,7 +284,7 @@ impl Recorded {
         self.cgroup.create()?;
         if planned.rootless {
             // Hierarchies that it may not use were left out; later commands must not look for them.
-            self.record.undo = planned.journal(&self.cgroup)?;
+            self.record.replace_undo(Undo::Cgroup(container::stored(&self.cgroup)?));
         }
         let resources = planned.resources();
         // Also without any limit: then too only the default devices may be used.
@@ -373,7 +376,23 @@ impl Spawned {
             return Ok(());
         }
         recorded.cgroup.adopt(child.pid.as_raw(), &planned.resources(), planned.rootless)?;
-        recorded.record.undo = planned.journal(&recorded.cgroup)?;
+        recorded.record.replace_undo(Undo::Cgroup(container::stored(&recorded.cgroup)?));
+        recorded.locked()?.write(&recorded.record)
+    }
+
+    /// Puts the container into its network, before the init looks at it.
+    fn connect(&mut self, request: &Request) -> Result<()> {
+        let (Some(network), Some(recorded), Some(child)) =
+            (&request.network, &mut self.recorded, &self.child)
+        else {
+            return Ok(());
+        };
+        let connected = network.add(&request.id, child.pid.as_raw()).inspect_err(|_| {
+            // What the plugins before the failing one have made is gone now; that one may complain again.
+            recorded.record.undo.retain(|undo| !matches!(undo, Undo::Network(_)));
+        })?;
+        connected.tell(&request.bundle)?;
+        recorded.record.replace_undo(connected.undo(network)?);
         recorded.locked()?.write(&recorded.record)
     }
 
@@ -390,7 +409,7 @@ impl Spawned {
 
     /// Does for the init what only the parent can, runs the runtime's hooks when the init asks,
     /// and waits until it is ready. Answers the master of its terminal.
-    fn configure(&mut self, planned: &Planned) -> Result<Option<OwnedFd>> {
+    fn configure(&mut self, planned: &Planned, request: &Request) -> Result<Option<OwnedFd>> {
         let placement = std::mem::replace(&mut self.placement, Placement::None);
         let (_, child, _) = self.parts()?;
         if let Some(adjust) = planned.process.oom_score_adj {
@@ -400,6 +419,7 @@ impl Spawned {
             namespaces::write_maps(child.pid, &Maps::of(&planned.spec().linux))?;
         }
         self.adopt(planned)?;
+        self.connect(request)?;
         let (recorded, child, channel) = self.parts()?;
         container::let_proceed(channel, placement)?;
         let mut console = None;

@@ -2,16 +2,15 @@
 
 use super::container::{Container, Context, boot_id, manager_of};
 use super::kill::{kill, send};
+use super::undo;
 use crate::error::{Class, Error, Result};
 use crate::log;
 use crate::process::hooks;
 use crate::spec::HookPoint;
-use crate::state::{Locked, Operation, Phase, Record, Status, Undo};
+use crate::state::{Locked, Operation, Phase, Record, Status};
 use crate::sys::pidfd;
-use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::time::Duration;
 
 /// How long a killed init may take to end: until the kernel has taken its memory apart.
@@ -28,7 +27,11 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
         let _ = kill(context, id, libc::SIGKILL, false);
     }
     let locked = match context.store.lock(id) {
-        Err(error) if force && error.class == Class::NoContainer => return Ok(()),
+        Err(error) if error.class == Class::NoContainer => {
+            // Of one that was made from an image, its writable layer may be left.
+            let found = crate::image::container::remove_left(&context.images, id)?;
+            return if force || found { Ok(()) } else { Err(error) };
+        }
         locked => locked?,
     };
     let record = match locked.read() {
@@ -46,7 +49,7 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
         container.allow(Operation::Delete)?;
     }
     end_processes(&container)?;
-    remove(locked, container.record)
+    remove(locked, container.record, force)
 }
 
 /// Ends the init, and waits for its end.
@@ -72,39 +75,21 @@ fn end_processes(container: &Container) -> Result<()> {
     }
 }
 
-/// Detaches the rootfs of a container that had no mount namespace of its own.
-///
-/// # Errors
-/// umount2(2)'s; that nothing is mounted there is none.
-pub(super) fn detach_rootfs(rootfs: &Path) -> Result<()> {
-    match crate::sys::mount::detach(rootfs) {
-        // EINVAL: no mount point.
-        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
-        Err(errno) => {
-            Err(Error::system("detach the container's rootfs", errno).on(rootfs.display().to_string()))
-        }
-    }
-}
-
 /// Replays the journal backwards and removes the record, last of all. It can be repeated: what is
 /// gone already is no error.
-pub(super) fn remove(locked: Locked, mut record: Record) -> Result<()> {
+pub(super) fn remove(locked: Locked, mut record: Record, force: bool) -> Result<()> {
     if record.phase != Phase::Removing {
         record.phase = Phase::Removing;
         locked.write(&record)?;
     }
-    for undo in record.undo.iter().rev() {
-        match undo {
-            Undo::Cgroup(_) => {
-                let mut cgroup = manager_of(&record)?;
-                if !record.private_pids && record.boot == boot_id() {
-                    cgroup.kill_all(libc::SIGKILL)?;
-                }
-                cgroup.destroy()?;
-            }
-            Undo::Mount(rootfs) => detach_rootfs(rootfs)?,
+    if record.cgroup().is_some() {
+        let mut cgroup = manager_of(&record)?;
+        if !record.private_pids && record.boot == boot_id() {
+            cgroup.kill_all(libc::SIGKILL)?;
         }
+        cgroup.destroy()?;
     }
+    undo::take_back(&record, force)?;
     let poststop = std::mem::take(&mut record.hooks.poststop);
     locked.remove()?;
     if !poststop.is_empty() {

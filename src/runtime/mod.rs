@@ -1,14 +1,18 @@
 //! What dhow does: one file per command, each reading as that command's story.
 
+mod cni;
 mod container;
+mod copy;
 mod create;
 mod delete;
+mod diff;
 mod events;
 mod exec;
 mod explain;
 mod features;
 mod filter;
 mod foreground;
+mod from_image;
 mod kill;
 mod list;
 mod pause;
@@ -18,15 +22,20 @@ mod sockets;
 mod spec;
 mod start;
 mod trees;
+mod undo;
 mod update;
 
+pub use cni::Network as CniNetwork;
 pub use container::{Container, Context};
+pub use copy::{Copy, CopyOptions, copy};
 pub use create::{Created, Request, StartedBy, create};
 pub use delete::delete;
+pub use diff::{commit, diff, image_name};
 pub use events::{Event, Network, events, network, stats};
 pub use exec::{ExecRequest, exec};
 pub use explain::{ExplainRequest, explain_seccomp};
 pub use features::features;
+pub use from_image::{FromImage, with_image};
 pub use kill::{kill, parse_signal};
 pub use list::{Listing, list};
 pub use pause::{pause, resume};

@@ -6,6 +6,8 @@
 //! specification demands.
 
 pub mod annotations;
+mod default_seccomp;
+pub mod defaults;
 mod hooks;
 mod inherited;
 mod linux;

@@ -53,6 +53,10 @@ pub enum Undo {
     /// Detach the rootfs, and all that is mounted in it: of a container that has no mount namespace
     /// that would take it along.
     Mount(PathBuf),
+    /// Remove a container's directory in the image store, its writable layer with it.
+    Directory(PathBuf),
+    /// Take the container from a network. The runtime knows what the text means.
+    Network(Box<RawValue>),
 }
 
 /// What dhow knows of a container.
@@ -166,8 +170,17 @@ impl Record {
     pub fn cgroup(&self) -> Option<&RawValue> {
         self.undo.iter().find_map(|undo| match undo {
             Undo::Cgroup(cgroup) => Some(cgroup.as_ref()),
-            Undo::Mount(_) => None,
+            _ => None,
         })
+    }
+
+    /// Writes down what has become of a resource that is in the journal already.
+    pub fn replace_undo(&mut self, new: Undo) {
+        let kind = std::mem::discriminant(&new);
+        match self.undo.iter_mut().find(|undo| std::mem::discriminant(*undo) == kind) {
+            Some(undo) => *undo = new,
+            None => self.undo.push(new),
+        }
     }
 }
 

@@ -338,6 +338,26 @@ fn act(verb: &str, args: &[String]) -> Verb {
                 socket.send_to(b"x", socket.local_addr()?)?;
             }
         }
+        "personality" => {
+            let persona = nix::sys::personality::Persona::from_bits_retain(number(args, 0)?);
+            drop(nix::sys::personality::set(persona)?);
+        }
+        "socket" => {
+            let family = rustix::net::AddressFamily::from_raw(number(args, 0)?);
+            drop(rustix::net::socket(family, rustix::net::SocketType::STREAM, None)?);
+        }
+        // Toggles a name between a directory and a symlink, as fast as it can.
+        "flip" => {
+            let (name, target) = (arg(args, 0)?, arg(args, 1)?);
+            let (kept, link) = (format!("{name}.dir"), format!("{name}.link"));
+            std::os::unix::fs::symlink(target, &link)?;
+            loop {
+                fs::rename(name, &kept)?;
+                fs::rename(&link, name)?;
+                fs::rename(name, &link)?;
+                fs::rename(&kept, name)?;
+            }
+        }
         _ => return Err(io::Error::other("unknown verb")),
     }
     Ok(())
