@@ -6,11 +6,12 @@ use super::{help, parse, unknown};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::Use;
-use crate::image::{ImportRequest, Limits, Reference, Store, bundle, import, manage, save};
+use crate::image::{Backing, ImportRequest, Limits, Reference, Store, bundle, import, manage, save};
 use crate::runtime::Context;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The command.
 pub(super) const COMMAND: Command = Command {
@@ -31,6 +32,11 @@ pub(super) const COMMAND: Command = Command {
 };
 
 const FORMAT: Flag = option("format", "FORMAT", "table or json [default: table]");
+const BACKING: Flag = option(
+    "backing",
+    "KIND",
+    "how layers are kept: dir unpacks them; erofs points into plain archives (root, Linux 6.12); auto tries [default: dir]",
+);
 const QUIET: Flag = switch("quiet", "print ids only").short('q');
 
 const fn name(name: &'static str, help: &'static str) -> Positional {
@@ -59,6 +65,7 @@ const COMMANDS: &[Command] = &[
             option("platform", "OS/ARCH", "which image of several [default: this machine's]"),
             option("max-layer-size", "BYTES", "the most that a layer may have unpacked [default: 64 GiB]"),
             option("max-ratio", "N", "how many times its own size a layer may have unpacked [default: 200]"),
+            BACKING,
             FORMAT,
             QUIET,
         ],
@@ -129,6 +136,8 @@ fn import_image(context: &Context, args: &Args) -> Result<i32> {
         name: args.value("name").map(Reference::parse).transpose()?,
         platform,
         limits,
+        backing: backing(args)?,
+        progress: Arc::default(),
     };
     let imported = import(&store(context, Use::Shared)?, &request)?;
     let mut text = String::new();
@@ -151,6 +160,15 @@ fn import_image(context: &Context, args: &Args) -> Result<i32> {
         };
     }
     print(&text)
+}
+
+fn backing(args: &Args) -> Result<Backing> {
+    match args.value("backing") {
+        None | Some("dir") => Ok(Backing::Directory),
+        Some("erofs") => Ok(Backing::Erofs),
+        Some("auto") => Ok(Backing::Auto),
+        Some(other) => Err(unknown("--backing", other)),
+    }
 }
 
 fn list(context: &Context, args: &Args) -> Result<i32> {
@@ -213,7 +231,7 @@ fn inspect(context: &Context, args: &Args) -> Result<i32> {
     let image = store.find(args.id())?;
     let config: serde_json::Value =
         crate::image::documents::parse(&store.document(image.id())?, "configuration")?;
-    let layers: Vec<_> = store.layer_ids(&image.config)?.iter().map(|id| store.layer(*id)).collect();
+    let layers: Vec<_> = store.layer_ids(&image.config)?.iter().map(|id| store.tree(*id)).collect();
     let document = json!({"name": image.name, "digest": image.digest, "id": image.id(), "size": image.size(),
         "manifest": image.manifest, "config": config, "layers": layers});
     print(&to_text(serde_json::to_string_pretty(&document))?)

@@ -6,7 +6,7 @@ use super::documents::RunConfig;
 use super::store::{Image, Store};
 use super::{profile, refused};
 use crate::error::{Class, Context as _, Error, Result};
-use crate::sys::path::Root;
+use crate::rootfs::open_layer;
 use nix::errno::Errno;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@ pub fn bundle(store: &Store, image: &Image, directory: &Path, command: &[String]
     }
     let directory = std::fs::canonicalize(directory).doing_on(doing, shown)?;
     let ids = store.layer_ids(&image.config)?;
-    let lower: Vec<PathBuf> = ids.iter().rev().map(|id| store.layer(*id).join("fs")).collect();
+    let lower: Vec<PathBuf> = ids.iter().rev().map(|id| store.tree(*id)).collect();
     let config = config(image, &lower, command).map_err(|error| super::within(&image.name, error))?;
     for part in ["rootfs", "upper", "work"] {
         std::fs::create_dir(directory.join(part)).doing_on(doing, shown)?;
@@ -64,11 +64,12 @@ pub fn bundle(store: &Store, image: &Image, directory: &Path, command: &[String]
 }
 
 fn like(from: &Path, to: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
     let doing = "make the writable layer";
-    let metadata = std::fs::metadata(from).doing(doing)?;
-    std::os::unix::fs::chown(to, Some(metadata.uid()), Some(metadata.gid())).doing(doing)?;
-    std::fs::set_permissions(to, metadata.permissions()).doing(doing)
+    let layer = open_layer(from).doing(doing)?;
+    let stat = crate::sys::path::stat(std::os::fd::AsFd::as_fd(&layer)).doing(doing)?;
+    std::os::unix::fs::chown(to, Some(stat.st_uid), Some(stat.st_gid)).doing(doing)?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(stat.st_mode & 0o7777);
+    std::fs::set_permissions(to, mode).doing(doing)
 }
 
 /// Notes which layers a bundle needs, so that gc leaves them.
@@ -212,7 +213,7 @@ fn account(user: &str, lower: &[PathBuf]) -> Result<Account> {
 /// lead the reading anywhere else: no symlink is followed, and only a file is read.
 fn table(lower: &[PathBuf], path: &str) -> Result<Vec<Vec<String>>> {
     for layer in lower {
-        let root = Root::at(layer).doing_on("open a layer", || layer.display().to_string())?;
+        let root = open_layer(layer).doing_on("open a layer", || layer.display().to_string())?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
         let fd = match root.open_without_symlinks(Path::new(path), flags) {
             Ok(fd) => fd,

@@ -7,8 +7,10 @@
 pub mod bundle;
 pub mod digest;
 pub mod documents;
+pub mod erofs;
 pub mod import;
 pub mod layer;
+mod layers;
 pub mod manage;
 mod profile;
 pub mod reference;
@@ -26,6 +28,7 @@ mod testing;
 pub use digest::Digest;
 pub use import::{ImportRequest, Imported, import};
 pub use layer::Limits;
+pub use layers::{Backing, Progress};
 pub use reference::Reference;
 pub use store::{Image, Store};
 

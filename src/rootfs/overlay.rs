@@ -15,7 +15,7 @@ const FILE: &str = "overlay.json";
 /// What the rootfs is an overlay of.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Overlay {
-    /// The layers, the topmost first.
+    /// The layers, the topmost first: directories, and metadata of EROFS.
     pub lower: Vec<PathBuf>,
     /// The writable layer.
     pub upper: PathBuf,
@@ -57,9 +57,20 @@ impl Overlay {
         };
         let layers = self.lower.iter().map(|path| ("lowerdir+", path));
         for (key, path) in layers.chain([("upperdir", &self.upper), ("workdir", &self.work)]) {
-            let directory = Root::at(path).map_err(|errno| failed(errno, path).class(Class::Config))?;
+            let directory = open_layer(path).map_err(|errno| failed(errno, path).class(Class::Config))?;
             filesystem.set_fd(key, directory.as_fd()).map_err(|errno| failed(errno, path))?;
         }
         filesystem.mount(Attributes::empty()).map_err(|errno| failed(errno, &self.upper))
+    }
+}
+
+/// A layer as a directory: what it is, or a detached mount of what it describes.
+///
+/// # Errors
+/// open(2)'s, and those of [`super::erofs::mount`].
+pub fn open_layer(path: &Path) -> nix::Result<Root> {
+    match path.extension().is_some_and(|extension| extension == super::erofs::SUFFIX) {
+        true => super::erofs::mount(path).map(Root::from),
+        false => Root::at(path),
     }
 }
