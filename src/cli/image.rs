@@ -1,12 +1,16 @@
 //! `dhow image`: commands of its own, in a table of their own.
 
 use super::list::{print, to_text};
+use super::progress::Bar;
+use super::registry;
 use super::table::{Args, Command, Flag, Positional, option, switch};
 use super::{help, parse, unknown};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::Use;
-use crate::image::{Backing, ImportRequest, Limits, Reference, Store, bundle, import, manage, save};
+use crate::image::{
+    Backing, ImportRequest, Imported, Limits, Reference, Store, bundle, import, manage, save,
+};
 use crate::runtime::Context;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -24,7 +28,7 @@ pub(super) const COMMAND: Command = Command {
         rest: true,
         greedy: true,
         many: false,
-        help: "import, ls, inspect, history, tag, rm, gc, verify, du or save, and its arguments",
+        help: "import, pull, push, ls, inspect, history, tag, rm, gc, verify, du or save, and its arguments",
     }],
     flags: &[],
     enters: false,
@@ -70,6 +74,31 @@ const COMMANDS: &[Command] = &[
             QUIET,
         ],
         import_image,
+    ),
+    command(
+        "pull",
+        "Fetch an image from a registry",
+        &[name("name", "its name; a digest asks for exactly that one")],
+        &[
+            option("platform", "OS/ARCH", "which image of several [default: this machine's]"),
+            registry::MIRROR,
+            registry::CA_FILE,
+            registry::PLAIN_HTTP,
+            BACKING,
+            FORMAT,
+            QUIET,
+        ],
+        registry::pull,
+    ),
+    command(
+        "push",
+        "Send an image to a registry",
+        &[
+            IMAGE,
+            Positional { required: false, ..name("name", "what it is called there [default: its name]") },
+        ],
+        &[registry::CA_FILE, registry::PLAIN_HTTP, QUIET],
+        registry::push,
     ),
     command("ls", "List the images", &[], &[FORMAT, QUIET], list),
     command("inspect", "Show all that is known of an image, as JSON", &[IMAGE], &[], inspect),
@@ -118,7 +147,6 @@ fn is_json(args: &Args) -> Result<bool> {
 }
 
 fn import_image(context: &Context, args: &Args) -> Result<i32> {
-    let json = is_json(args)?;
     let platform = match args.value("platform") {
         None => Platform::host(),
         Some(text) => Platform::parse(text).ok_or_else(|| unknown("--platform", text))?,
@@ -139,30 +167,34 @@ fn import_image(context: &Context, args: &Args) -> Result<i32> {
         backing: backing(args)?,
         progress: Arc::default(),
     };
-    let imported = import(&store(context, Use::Shared)?, &request)?;
+    let store = store(context, Use::Shared)?;
+    let bar = Bar::start(&request.progress, args);
+    let all = import(&store, &request);
+    drop(bar);
+    imported(&all?, args)
+}
+
+/// Says what came.
+pub(super) fn imported(all: &[Imported], args: &Args) -> Result<i32> {
+    let json = is_json(args)?;
     let mut text = String::new();
-    for image in imported {
+    for image in all {
         let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
+        let (id, layers, shared) = (image.id, image.layers, image.shared);
         text += &if args.is_on("quiet") {
-            format!("{}\n", image.id)
+            format!("{id}\n")
         } else if json {
-            let document = json!({"names": names, "digest": image.manifest, "id": image.id,
-                "layers": image.layers, "shared": image.shared});
+            let document = json!({"names": names, "digest": image.manifest, "id": id,
+                "layers": layers, "shared": shared});
             format!("{document}\n")
         } else {
-            let shared = image.shared;
-            format!(
-                "{}: {} layers, {shared} of them there already, {}\n",
-                names.join(", "),
-                image.layers,
-                image.id
-            )
+            format!("{}: {layers} layers, {shared} of them there already, {id}\n", names.join(", "))
         };
     }
     print(&text)
 }
 
-fn backing(args: &Args) -> Result<Backing> {
+pub(super) fn backing(args: &Args) -> Result<Backing> {
     match args.value("backing") {
         None | Some("dir") => Ok(Backing::Directory),
         Some("erofs") => Ok(Backing::Erofs),

@@ -14,6 +14,7 @@ mod layers;
 pub mod manage;
 mod profile;
 pub mod reference;
+pub mod registry;
 pub mod save;
 pub mod source;
 pub mod store;

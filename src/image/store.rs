@@ -203,7 +203,11 @@ impl Store {
         if let Some(wanted) = &wanted {
             let full = wanted.to_string();
             let by_name = tags.iter().find(|tag| match wanted.digest {
-                Some(digest) => tag.manifest == digest && tag.name.starts_with(&wanted.repository),
+                // The digest may be the one of an index, by which it was pulled.
+                Some(digest) => {
+                    let same = tag.manifest == digest && tag.name.starts_with(&wanted.repository);
+                    same || tag.name == wanted.kept_as().to_string()
+                }
                 None => tag.name == full,
             });
             if let Some(tag) = by_name {
@@ -312,11 +316,10 @@ impl Store {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error).doing("make a directory in the image store"),
             }
-            let lock = open_directory(&path)?;
-            flock(&lock, FlockOperation::NonBlockingLockExclusive)
-                .doing("lock a directory of the image store")?;
-            // Between the two, another may have taken it for abandoned.
-            if path.is_dir() {
+            // Until it is locked, another may take it for abandoned, and remove it.
+            let Ok(lock) = open_directory(&path) else { continue };
+            let locked = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if locked && path.is_dir() {
                 return Ok(Workplace { path, _lock: lock, names: AtomicUsize::new(0) });
             }
         }
