@@ -25,9 +25,10 @@ pub async fn connect(place: &Place, operation: RegistryOperation) -> Result<Conn
         return ask(place, registry, &auth, ClientProtocol::Http, operation).await.map_err(|e| words(&e));
     }
     match secure.await {
-        Err(OciDistributionError::RequestError(first)) if is_loopback(registry) => {
+        // Only what does not speak TLS at all: a wrong certificate is no reason to do without.
+        Err(first) if is_loopback(registry) && words(&first).contains("InvalidContentType") => {
             let plain = ask(place, registry, &auth, ClientProtocol::Http, operation).await;
-            plain.map_err(|_| words(&OciDistributionError::RequestError(first)))
+            plain.map_err(|error| words(&error))
         }
         outcome => outcome.map_err(|error| words(&error)),
     }
