@@ -17,6 +17,7 @@ pub mod engine;
 pub mod leaks;
 pub mod machine;
 pub mod scene;
+pub mod trace;
 pub mod wait;
 
 pub use command::{Outcome, Runner, is_dhow};

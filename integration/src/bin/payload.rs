@@ -295,6 +295,7 @@ fn act(verb: &str, args: &[String]) -> Verb {
         "signal-wait" => signal_wait()?,
         "overwrite-exe" => overwrite_exe(number(args, 0)?),
         "spy" => spy(number(args, 0)?),
+        "traced" => traced(args)?,
         "raise" => nix::sys::signal::raise(arg(args, 0)?.parse()?)?,
         "spin" => loop {
             std::hint::spin_loop();
@@ -395,6 +396,14 @@ fn spy(seconds: u64) {
             }
         }
     }
+}
+
+/// Becomes another program, under the parent's ptrace(2), which goes on when it sees the stop.
+fn traced(argv: &[String]) -> Verb {
+    use std::os::unix::process::CommandExt;
+    nix::sys::ptrace::traceme()?;
+    nix::sys::signal::raise(Signal::SIGSTOP)?;
+    Err(Command::new(arg(argv, 0)?).args(&argv[1..]).exec())
 }
 
 /// Waits for any signal and names it.
