@@ -47,6 +47,8 @@ pub struct Traced {
     pub syscalls: Vec<Vec<u64>>,
     /// Whether it took too long and was killed for it.
     pub hung: bool,
+    /// The processes that it made. Who outlived it is this process's to reap, as its subreaper.
+    pub orphans: Vec<i32>,
 }
 
 /// A process under watch.
@@ -65,6 +67,7 @@ struct Watch {
     deed: Option<(Point, Deed)>,
     tracees: HashMap<Pid, Tracee>,
     syscalls: Vec<Vec<u64>>,
+    seen: Vec<i32>,
 }
 
 /// Runs a command of the binary under watch; `also` is watched too, as role 1.
@@ -75,7 +78,7 @@ pub fn run(scene: &Scene, args: &[&str], also: Option<i32>, deed: Option<(Point,
     let child = command.spawn().unwrap();
     let root = Pid::from_raw(child.id().cast_signed());
     let mut watch =
-        Watch { root, deed, tracees: HashMap::new(), syscalls: Vec::new() };
+        Watch { root, deed, tracees: HashMap::new(), syscalls: Vec::new(), seen: Vec::new() };
     let first = waitpid(root, None).expect("waitpid");
     assert!(matches!(first, WaitStatus::Stopped(_, Signal::SIGSTOP)), "{first:?}");
     // Its first stop behind the exec is the exit of execve(2).
@@ -99,7 +102,8 @@ pub fn run(scene: &Scene, args: &[&str], also: Option<i32>, deed: Option<(Point,
     watch.let_go();
     let mut text = Vec::new();
     stderr.seek(SeekFrom::Start(0)).and_then(|_| stderr.read_to_end(&mut text)).unwrap();
-    Traced { code, stderr: String::from_utf8_lossy(&text).into_owned(), syscalls: watch.syscalls, hung }
+    let stderr = String::from_utf8_lossy(&text).into_owned();
+    Traced { code, stderr, syscalls: watch.syscalls, hung, orphans: watch.seen }
 }
 
 fn options() -> Options {
@@ -119,6 +123,9 @@ impl Watch {
     fn adopt(&mut self, pid: Pid, inside: bool) {
         let role = self.syscalls.len();
         self.syscalls.push(Vec::new());
+        if pid != self.root {
+            self.seen.push(pid.as_raw());
+        }
         self.tracees.insert(pid, Tracee { role, inside, answer: None });
     }
 

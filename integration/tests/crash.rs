@@ -6,11 +6,15 @@
 
 use dhow_integration::scene::Container;
 use dhow_integration::trace::{Deed, Point, Traced, errors_of, run};
-use dhow_integration::{Config, Scene};
+use dhow_integration::{Config, Outcome, Scene};
+use nix::libc;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 /// How far the container is when the command comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +129,7 @@ impl Trial<'_> {
             _ => Ok(()),
         };
         let state = self.container.command(&["state"]).run();
-        let deleted = self.container.delete_force();
+        let deleted = self.delete_and_reap(&traced.orphans);
         let clean = self.is_clean_soon();
         let told = |what: String| {
             format!("{what}\n    code {} stderr {:?}; state then: {}", traced.code, traced.stderr.trim_end(), state.stdout.split_whitespace().collect::<String>())
@@ -135,6 +139,25 @@ impl Trial<'_> {
             return Err(told(format!("delete --force: {deleted}")));
         }
         clean.map_err(told)
+    }
+
+    /// `delete --force`, while this process, as the orphans' subreaper, waits for them: the kernel
+    /// lets no init end before all of its pid namespace have been waited for.
+    fn delete_and_reap(&self, orphans: &[i32]) -> Outcome {
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    for pid in orphans {
+                        let _ = waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG));
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            });
+            let outcome = self.container.delete_force();
+            done.store(true, Ordering::Relaxed);
+            outcome
+        })
     }
 
     fn judge(&self, traced: &Traced, deed: Deed) -> Result<(), String> {
@@ -154,6 +177,28 @@ impl Trial<'_> {
     }
 }
 
+/// Every syscall with all that can happen there.
+fn points_of(all: &[Vec<u64>]) -> Vec<(Point, u64, Deed)> {
+    /// How many syscalls the C library and Rust's own start make before `main`. A program that has
+    /// no memory even for its stack is ended there, before it can say anything or do harm.
+    const BEFORE_MAIN: usize = 14;
+    let mut points = Vec::new();
+    for (role, syscalls) in all.iter().enumerate() {
+        // A role's first syscall comes right behind its exec, or its fork.
+        let mut begun = if role == 0 { 0 } else { BEFORE_MAIN };
+        for (nth, syscall) in syscalls.iter().enumerate() {
+            let point = Point { role, nth };
+            points.push((point, *syscall, Deed::Signal(Signal::SIGKILL)));
+            let starved = begun < BEFORE_MAIN && *syscall == libc::SYS_mmap.cast_unsigned();
+            let errors = if starved { &[] } else { errors_of(*syscall) };
+            points.extend(errors.iter().map(|errno| (point, *syscall, Deed::Fail(*errno))));
+            let execs = [libc::SYS_execve, libc::SYS_execveat].map(i64::cast_unsigned);
+            begun = if execs.contains(syscall) { 0 } else { begun + 1 };
+        }
+    }
+    points
+}
+
 /// Tries a command at every STRIDE-th of its points.
 fn try_all(command: &Command, edit: impl Fn(&mut Config), stride: usize) {
     let stride = from_environment("DHOW_CRASH_STRIDE", stride);
@@ -165,17 +210,10 @@ fn try_all(command: &Command, edit: impl Fn(&mut Config), stride: usize) {
     let plain = trial.run(None);
     assert_eq!(plain.code, 0, "{}: {}", command.name, plain.stderr);
     let _ = fs::remove_file(container.bundle().join("pid"));
-    container.delete_force().ok();
+    trial.delete_and_reap(&plain.orphans).ok();
     // Directories that the first container made in the rootfs as mount points stay, as runc's do.
     trial.files = names(container.bundle());
-    let mut points = Vec::new();
-    for (role, syscalls) in plain.syscalls.iter().enumerate() {
-        for (nth, syscall) in syscalls.iter().enumerate() {
-            let point = Point { role, nth };
-            points.push((point, *syscall, Deed::Signal(Signal::SIGKILL)));
-            points.extend(errors_of(*syscall).iter().map(|errno| (point, *syscall, Deed::Fail(*errno))));
-        }
-    }
+    let points = points_of(&plain.syscalls);
     let mut tally = Tally::default();
     for (point, syscall, deed) in points.iter().skip(seed % stride).step_by(stride) {
         tally.tried += 1;

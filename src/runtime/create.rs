@@ -200,7 +200,7 @@ impl Planned {
         let locked = context.store.create(&request.id)?;
         let spec = self.spec();
         let record = Record {
-            boot: container::boot_id().to_owned(),
+            boot: container::boot_id()?.to_owned(),
             bundle: self.bundle.clone(),
             rootfs: self.rootfs.rootfs.clone(),
             oci_version: spec.oci_version.clone(),
@@ -386,6 +386,7 @@ impl Spawned {
                     // A hook may hang; `kill` and `delete --force` must find the init then.
                     let mut record = recorded.record.clone();
                     record.init = pidfd::stat(child.pid)
+                        .doing("look at the container's init")?
                         .map(|stat| Init { pid: child.pid.as_raw(), start_time: stat.start_time });
                     recorded.locked()?.write(&record)?;
                     run_hooks(planned, &recorded.record.id, child.pid.as_raw())?;
@@ -416,9 +417,10 @@ impl Spawned {
         let (recorded, child, channel) = self.parts()?;
         let pid = child.pid;
         log::debug(|| format!("{}: the init is ready, pid {pid}", request.id));
-        let stat = pidfd::stat(pid).ok_or_else(|| {
-            Error::new(Class::System, "look at the container's init").because("it ended at once")
-        })?;
+        let doing = "look at the container's init";
+        let stat = pidfd::stat(pid)
+            .doing(doing)?
+            .ok_or_else(|| Error::new(Class::System, doing).because("it ended at once"))?;
         let mut record = recorded.record.clone();
         record.init = Some(Init { pid: pid.as_raw(), start_time: stat.start_time });
         // `run` starts it in the next moment: one record tells of both, unless a hook may look at

@@ -50,7 +50,7 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
 /// Ends the init, and waits for its end.
 fn end_processes(container: &Container) -> Result<()> {
     let Some(init) = container.record.init else { return Ok(()) };
-    if matches!(container.status, Status::Exited | Status::Dead) || container.record.boot != boot_id() {
+    if matches!(container.status, Status::Exited | Status::Dead) || container.record.boot != boot_id()? {
         return Ok(());
     }
     let Ok(process) = pidfd::open(Pid::from_raw(init.pid)) else { return Ok(()) };
@@ -79,7 +79,7 @@ pub(super) fn remove(locked: Locked, mut record: Record) -> Result<()> {
     }
     for Undo::Cgroup(_) in record.undo.iter().rev() {
         let mut cgroup = manager_of(&record)?;
-        if !record.private_pids && record.boot == boot_id() {
+        if !record.private_pids && record.boot == boot_id()? {
             cgroup.kill_all(libc::SIGKILL)?;
         }
         cgroup.destroy()?;

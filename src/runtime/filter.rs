@@ -9,8 +9,6 @@ use crate::process;
 use crate::seccomp::{self, Options, ProcessState, Program, report};
 use crate::spec::{Seccomp, Spec, State};
 use crate::state::{Init, Locked};
-use crate::sys::pidfd;
-use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -58,10 +56,7 @@ pub(super) fn send_listener(spec: &Spec, listener: &OwnedFd, pid: i32, state: &S
 /// # Errors
 /// [`Class::CommandDenied`] for such an init.
 pub(super) fn lives_on(locked: &Locked, init: Init) -> Result<bool> {
-    let Some(stat) = pidfd::stat(Pid::from_raw(init.pid)).filter(|stat| stat.start_time == init.start_time)
-    else {
-        return Ok(false);
-    };
+    let Some(stat) = init.stat()? else { return Ok(false) };
     if stat.end_signal == libc::SIGSYS {
         // Only in this case is the filter looked at: under one that kills for execve, no payload
         // has ever run. The kernel's log cannot tell it for sure; it drops lines under load.

@@ -1,8 +1,8 @@
 //! The record of a container: what is on disk.
 
-use crate::error::{Class, Error, Result};
+use crate::error::{Class, Context, Error, Result};
 use crate::spec::Hooks;
-use crate::sys::pidfd;
+use crate::sys::pidfd::{self, Stat};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -36,10 +36,22 @@ pub struct Init {
 }
 
 impl Init {
+    /// What /proc tells of this very process; `None` when it is gone and reaped.
+    ///
+    /// # Errors
+    /// When /proc cannot be read: it may live or not.
+    pub fn stat(self) -> Result<Option<Stat>> {
+        let stat = pidfd::stat(Pid::from_raw(self.pid))
+            .doing_on("look at the container's init", || self.pid.to_string())?;
+        Ok(stat.filter(|stat| stat.start_time == self.start_time))
+    }
+
     /// Whether this very process still lives; a zombie does not.
-    pub fn is_alive(self) -> bool {
-        pidfd::stat(Pid::from_raw(self.pid))
-            .is_some_and(|stat| stat.start_time == self.start_time && !stat.has_ended())
+    ///
+    /// # Errors
+    /// Those of [`Init::stat`].
+    pub fn is_alive(self) -> Result<bool> {
+        Ok(self.stat()?.is_some_and(|stat| !stat.has_ended()))
     }
 }
 

@@ -62,14 +62,21 @@ impl Stat {
     }
 }
 
-/// Reads `/proc/PID/stat`. `None` when there is no such process.
-pub fn stat(pid: Pid) -> Option<Stat> {
+/// Reads `/proc/PID/stat`. `None` when there is no such process, and only then: to take a process
+/// for dead because the machine is out of file descriptors would be to lose it.
+///
+/// # Errors
+/// EMFILE, ENOMEM, EIO; EINVAL for a text that is none of procfs's.
+pub fn stat(pid: Pid) -> nix::Result<Option<Stat>> {
     let mut buffer = [0_u8; 1024];
     let path = format!("/proc/{pid}/stat");
-    let file =
-        rustix::fs::open(path, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, 0.into()).ok()?;
-    let length = rustix::io::read(&file, &mut buffer).ok()?;
-    parse_stat(&buffer[..length])
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let read = rustix::fs::open(path, flags, 0.into()).and_then(|file| rustix::io::read(&file, &mut buffer));
+    match read {
+        Ok(length) => parse_stat(&buffer[..length]).map(Some).ok_or(Errno::EINVAL),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => Ok(None),
+        Err(errno) => Err(super::errno(errno)),
+    }
 }
 
 /// A flag of field 9: do_exit() has begun.
@@ -111,10 +118,10 @@ mod tests {
 
     #[test]
     fn this_process_lives_and_keeps_its_start_time() {
-        let first = stat(Pid::this()).unwrap();
+        let first = stat(Pid::this()).unwrap().unwrap();
         assert!(!first.has_ended());
-        assert_eq!(first.start_time, stat(Pid::this()).unwrap().start_time);
-        assert!(stat(Pid::from_raw(i32::MAX)).is_none());
+        assert_eq!(first.start_time, stat(Pid::this()).unwrap().unwrap().start_time);
+        assert!(stat(Pid::from_raw(i32::MAX)).unwrap().is_none());
     }
 
     #[test]
