@@ -25,6 +25,9 @@ pub struct Point {
     pub role: usize,
     /// Which of its syscalls, from 0.
     pub nth: usize,
+    /// The number of the syscall that is expected there. Should a race have brought another one, an
+    /// error that it cannot answer is not made up.
+    pub syscall: u64,
 }
 
 /// What happens there.
@@ -159,7 +162,7 @@ impl Watch {
                 WaitStatus::PtraceSyscall(pid) => self.syscall(pid),
                 // A new child's first stop; the event at its parent may come later.
                 WaitStatus::Stopped(pid, Signal::SIGSTOP) => {
-                    if !self.tracees.contains_key(&pid) {
+                    if pid != self.root && !self.seen.contains(&pid.as_raw()) {
                         self.adopt(pid, false);
                     }
                     let _ = ptrace::syscall(pid, None);
@@ -177,6 +180,16 @@ impl Watch {
             let _ = ptrace::detach(pid, None);
             return;
         }
+        let forks = [libc::PTRACE_EVENT_FORK, libc::PTRACE_EVENT_VFORK, libc::PTRACE_EVENT_CLONE];
+        if forks.contains(&event)
+            && let Ok(child) = ptrace::getevent(pid)
+        {
+            // Known from here on: should the command end next, its child is still to be let go.
+            let child = Pid::from_raw(i32::try_from(child).unwrap());
+            if !self.seen.contains(&child.as_raw()) {
+                self.adopt(child, false);
+            }
+        }
         let _ = ptrace::syscall(pid, None);
     }
 
@@ -189,9 +202,13 @@ impl Watch {
         if tracee.inside {
             let Ok(mut registers) = ptrace::getregs(pid) else { return };
             let made = &mut self.syscalls[tracee.role];
-            let here = Point { role: tracee.role, nth: made.len() };
+            let here = Point { role: tracee.role, nth: made.len(), syscall: registers.orig_rax };
             made.push(registers.orig_rax);
-            match self.deed.filter(|(point, _)| *point == here) {
+            let is_here = |(point, deed): &(Point, Deed)| {
+                let same = point.role == here.role && point.nth == here.nth;
+                same && (point.syscall == here.syscall || matches!(deed, Deed::Signal(_)))
+            };
+            match self.deed.filter(is_here) {
                 Some((_, Deed::Signal(signal))) => {
                     let _ = kill(pid, signal);
                 }
@@ -213,13 +230,14 @@ impl Watch {
 
     /// What outlives the command goes on alone.
     fn let_go(&mut self) {
-        for pid in self.tracees.keys().copied().collect::<Vec<_>>() {
+        while let Some(pid) = self.tracees.keys().next().copied() {
+            self.tracees.remove(&pid);
             let _ = kill(pid, Signal::SIGSTOP);
             loop {
                 match next(Some(pid)) {
                     Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => break,
-                    Ok(WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_CLONE)) => {
-                        let _ = ptrace::cont(pid, None);
+                    Ok(WaitStatus::PtraceEvent(_, _, event)) if event != libc::PTRACE_EVENT_EXEC => {
+                        self.event(pid, event);
                     }
                     Ok(_) => {
                         let _ = ptrace::detach(pid, None);
@@ -230,7 +248,6 @@ impl Watch {
                 }
             }
         }
-        self.tracees.clear();
     }
 }
 

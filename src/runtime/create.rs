@@ -197,10 +197,13 @@ impl Planned {
     /// Takes the id, and writes down how to take back what comes next.
     fn record(&self, context: &Context, request: &Request) -> Result<Recorded> {
         let cgroup = self.cgroup.take().unwrap_or(Manager::Disabled);
+        let undo = vec![Undo::Cgroup(container::stored(&cgroup)?)];
+        let boot = container::boot_id()?.to_owned();
+        // Between here and the value that takes it back nothing may fail.
         let locked = context.store.create(&request.id)?;
         let spec = self.spec();
         let record = Record {
-            boot: container::boot_id()?.to_owned(),
+            boot,
             bundle: self.bundle.clone(),
             rootfs: self.rootfs.rootfs.clone(),
             oci_version: spec.oci_version.clone(),
@@ -214,7 +217,7 @@ impl Planned {
                 poststop: spec.hooks.poststop.clone(),
                 ..Hooks::default()
             },
-            undo: vec![Undo::Cgroup(container::stored(&cgroup)?)],
+            undo,
             ..Record::new(&request.id)
         };
         let recorded = Recorded { locked: Some(locked), record, cgroup };
@@ -600,10 +603,24 @@ pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
         Error::system("write the pid file", crate::sys::io_errno(&error)).on(path.display().to_string())
     };
     let name = path.file_name().ok_or_else(|| failed(std::io::Error::from_raw_os_error(libc::EISDIR)))?;
+    if write_nameless(path, pid).is_ok() {
+        return Ok(());
+    }
     let new = path.with_file_name(format!(".{}", name.to_string_lossy()));
-    std::fs::write(&new, pid.to_string()).map_err(failed)?;
-    std::fs::rename(&new, path).map_err(|error| {
+    std::fs::write(&new, pid.to_string()).and_then(|()| std::fs::rename(&new, path)).map_err(|error| {
         let _ = std::fs::remove_file(&new);
         failed(error)
     })
+}
+
+/// Writes the pid into a file that gets its name when it is whole: a runtime that is killed in
+/// between leaves nothing. Not every filesystem can, nor is the name always free.
+fn write_nameless(path: &Path, pid: i32) -> rustix::io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(directory, flags, Mode::from_raw_mode(0o644))?;
+    rustix::io::write(&file, pid.to_string().as_bytes())?;
+    let nameless = crate::sys::fd::proc_path(file.as_fd());
+    rustix::fs::linkat(CWD, nameless.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW)
 }

@@ -66,7 +66,10 @@ impl Store {
             _ => Error::system("make the state directory", errno).on(path.display().to_string()),
         })?;
         // Until the lock is held, a `delete --force` may take the new directory for an abandoned one.
-        Locked::acquire(&path, id)
+        Locked::acquire(&path, id).inspect_err(|_| {
+            // Empty, so nobody else's.
+            let _ = std::fs::remove_dir(&path);
+        })
     }
 
     /// Looks whether an id is free, before anything else is looked at: the container that has it
