@@ -80,8 +80,7 @@ pub fn run(scene: &Scene, args: &[&str], also: Option<i32>, deed: Option<(Point,
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr.try_clone().unwrap());
     let child = command.spawn().unwrap();
     let root = Pid::from_raw(child.id().cast_signed());
-    let mut watch =
-        Watch { root, deed, tracees: HashMap::new(), syscalls: Vec::new(), seen: Vec::new() };
+    let mut watch = Watch { root, deed, tracees: HashMap::new(), syscalls: Vec::new(), seen: Vec::new() };
     let first = waitpid(root, None).expect("waitpid");
     assert!(matches!(first, WaitStatus::Stopped(_, Signal::SIGSTOP)), "{first:?}");
     // Its first stop behind the exec is the exit of execve(2).

@@ -34,7 +34,11 @@ struct Command {
     after: &'static [&'static str],
 }
 
-const fn on_running(name: &'static str, words: &'static [&'static str], after: &'static [&'static str]) -> Command {
+const fn on_running(
+    name: &'static str,
+    words: &'static [&'static str],
+    after: &'static [&'static str],
+) -> Command {
     Command { name, before: Before::Running, words, after }
 }
 
@@ -71,7 +75,8 @@ fn names(directory: &Path) -> BTreeSet<String> {
 impl Trial<'_> {
     fn words(&self) -> Vec<String> {
         let bundle = self.container.bundle().display().to_string();
-        let mut words: Vec<String> = self.command.words.iter().map(|word| word.replace("BUNDLE", &bundle)).collect();
+        let mut words: Vec<String> =
+            self.command.words.iter().map(|word| word.replace("BUNDLE", &bundle)).collect();
         words.push(self.container.id().to_owned());
         words.extend(self.command.after.iter().map(|word| (*word).to_owned()));
         words
@@ -112,7 +117,8 @@ impl Trial<'_> {
     }
 
     fn is_clean_soon(&self) -> Result<(), String> {
-        let clean = dhow_integration::holds_within(std::time::Duration::from_secs(3), || self.left().is_empty());
+        let clean =
+            dhow_integration::holds_within(std::time::Duration::from_secs(3), || self.left().is_empty());
         if clean { Ok(()) } else { Err(format!("left: {:?}", self.left())) }
     }
 
@@ -132,7 +138,12 @@ impl Trial<'_> {
         let deleted = self.delete_and_reap(&traced.orphans);
         let clean = self.is_clean_soon();
         let told = |what: String| {
-            format!("{what}\n    code {} stderr {:?}; state then: {}", traced.code, traced.stderr.trim_end(), state.stdout.split_whitespace().collect::<String>())
+            format!(
+                "{what}\n    code {} stderr {:?}; state then: {}",
+                traced.code,
+                traced.stderr.trim_end(),
+                state.stdout.split_whitespace().collect::<String>()
+            )
         };
         verdict.and(half_made).map_err(told)?;
         if deleted.code != 0 {
@@ -176,7 +187,9 @@ impl Trial<'_> {
             Deed::Fail(_) if traced.code != 0 && traced.stderr.trim().is_empty() => {
                 Err("it failed without a word".into())
             }
-            Deed::Fail(_) if traced.code >= 128 && traced.code != 255 => Err("it did not fail by itself".into()),
+            Deed::Fail(_) if traced.code >= 128 && traced.code != 255 => {
+                Err("it did not fail by itself".into())
+            }
             _ => Ok(()),
         }
     }
@@ -232,7 +245,9 @@ fn try_all(command: &Command, edit: impl Fn(&mut Config), stride: usize) {
             let one = format!("{} {point:?} {deed:?}: {what}", command.name);
             println!("{one}");
             tally.wrong.push(one);
-            if tally.wrong.len() > 60 { break; }
+            if tally.wrong.len() > 60 {
+                break;
+            }
         }
     }
     println!(

@@ -2,9 +2,10 @@
 
 use super::number;
 use super::table::{Args, Command, Flag, ID, option, switch};
-use crate::error::Result;
+use crate::error::{Class, Error, Result};
 use crate::rootfs::Pivot;
 use crate::runtime::{self, Context, Request, StartedBy};
+use crate::state::Supervision;
 use std::path::PathBuf;
 
 /// The command.
@@ -13,7 +14,16 @@ pub(super) const COMMAND: Command = Command {
     about: "Create a container from a bundle; its payload waits for `start`",
     details: "The bundle is a directory with a config.json (`dhow spec` writes one) and a rootfs.",
     positionals: &[ID],
-    flags: &[BUNDLE, CONSOLE_SOCKET, PID_FILE, PIDFD_SOCKET, NO_PIVOT, NO_NEW_KEYRING, PRESERVE_FDS],
+    flags: &[
+        BUNDLE,
+        CONSOLE_SOCKET,
+        PID_FILE,
+        PIDFD_SOCKET,
+        NO_PIVOT,
+        NO_NEW_KEYRING,
+        PRESERVE_FDS,
+        option("supervision", "JSON", "what the monitor that asks for it is to do").hidden(),
+    ],
     enters: true,
     run,
 };
@@ -32,7 +42,15 @@ pub(super) const PRESERVE_FDS: Flag =
 
 /// What the options of `create` and `run` ask for.
 pub(super) fn request(args: &Args) -> Result<Request> {
+    let supervision: Option<Box<Supervision>> = match args.value("supervision") {
+        Some(text) => Some(serde_json::from_str(text).map_err(|error| {
+            Error::new(Class::Usage, "invalid value of --supervision").because(error.to_string())
+        })?),
+        None => None,
+    };
     Ok(Request {
+        supervision,
+        again: false,
         id: args.id().to_owned(),
         bundle: args.value("bundle").map_or_else(|| PathBuf::from("."), PathBuf::from),
         console_socket: args.value("console-socket").map(PathBuf::from),
@@ -45,5 +63,9 @@ pub(super) fn request(args: &Args) -> Result<Request> {
 }
 
 fn run(context: &Context, args: &Args) -> Result<i32> {
-    runtime::create(context, &request(args)?, StartedBy::Start).map(|_| 0)
+    let mut request = request(args)?;
+    if let Some(supervision) = &mut request.supervision {
+        supervision.monitor = runtime::caller()?;
+    }
+    runtime::create(context, &request, StartedBy::Start).map(|_| 0)
 }

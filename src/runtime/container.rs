@@ -4,7 +4,7 @@ use crate::cgroups::{self, Driver, Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::process::protocol::{Channel, Message};
 use crate::spec::{NamespaceKind, State};
-use crate::state::{Init, Locked, Operation, Record, Status, Store};
+use crate::state::{Facts, Init, Locked, Operation, Phase, Record, Status, Store};
 use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
 use serde_json::value::RawValue;
@@ -68,7 +68,8 @@ impl Container {
         let same_boot = record.boot == boot_id()?;
         let alive = same_boot && record.init.map_or(Ok(false), Init::is_alive)?;
         let frozen = alive && manager_of(&record)?.is_frozen()?;
-        let status = Status::of(record.phase, alive, same_boot, frozen);
+        let monitored = same_boot && record.phase == Phase::Restarting && monitor_lives(&record)?;
+        let status = Status::of(Facts { phase: record.phase, same_boot, alive, frozen, monitored });
         Ok(Container { record, status })
     }
 
@@ -91,7 +92,7 @@ impl Container {
     /// The init's pid, 0 when it has ended.
     pub fn pid(&self) -> i32 {
         match self.status {
-            Status::Exited | Status::Removing | Status::Dead => 0,
+            Status::Restarting | Status::Exited | Status::Removing | Status::Dead => 0,
             _ => self.record.init.map_or(0, |init| init.pid),
         }
     }
@@ -121,6 +122,11 @@ pub(super) fn manager_of(record: &Record) -> Result<Manager> {
         Error::new(Class::Corrupt, "read the state record").on("cgroup").because(error.to_string())
     })?;
     Ok(Manager::from_record(&stored))
+}
+
+/// Whether the monitor of a container is there.
+pub(super) fn monitor_lives(record: &Record) -> Result<bool> {
+    record.supervision.as_ref().and_then(|supervision| supervision.monitor).map_or(Ok(false), Init::is_alive)
 }
 
 /// The form of a cgroup in the journal.

@@ -4,7 +4,7 @@
 //! it did: [`Planned`] has touched nothing, [`Recorded`] has a record and a lock, [`Spawned`] has
 //! a cgroup and a process, [`Created`] is done.
 
-use super::container::{self, Context};
+use super::container::{self, Container, Context};
 use super::{filter, idmap, sockets};
 use crate::cgroups::{CgroupMount, Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
@@ -18,7 +18,7 @@ use crate::rootfs::{CgroupView, Hierarchy, Overlay, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::load::Loaded;
 use crate::spec::{self, HookPoint, Hooks, NamespaceKind, Process, Resources, Spec, State, annotations};
-use crate::state::{Init, Locked, Phase, Record, Undo};
+use crate::state::{Init, Locked, Phase, Record, Status, Supervision, Undo};
 use crate::sys::clone::Child;
 use crate::sys::{pidfd, socket, time};
 use nix::errno::Errno;
@@ -55,6 +55,10 @@ pub struct Request {
     pub new_keyring: bool,
     /// How many fds after standard error the payload gets.
     pub preserve_fds: u32,
+    /// What the monitor that asks for it is to do, if one does.
+    pub supervision: Option<Box<Supervision>>,
+    /// Whether the container has run before and is there still: it is made anew in its place.
+    pub again: bool,
 }
 
 /// Who will say that the payload may run.
@@ -86,7 +90,9 @@ pub struct Created {
 /// # Errors
 /// Whatever is wrong with the bundle, the host or the caller's rights. Nothing is left behind.
 pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Result<Created> {
-    context.store.check_free(&request.id)?;
+    if !request.again {
+        context.store.check_free(&request.id)?;
+    }
     let console = connect_console(request)?;
     let watcher = request.pidfd_socket.as_deref().map(connect_pidfd_socket).transpose()?;
     let planned = Planned::new(context, request, &console, started_by)?;
@@ -200,14 +206,23 @@ impl Planned {
         let undo = vec![Undo::Cgroup(container::stored(&cgroup)?)];
         let boot = container::boot_id()?.to_owned();
         // Between here and the value that takes it back nothing may fail.
-        let locked = context.store.create(&request.id)?;
+        let (locked, before) = match request.again {
+            false => (context.store.create(&request.id)?, None),
+            true => reclaim(context, &request.id).map(|(locked, before)| (locked, Some(before)))?,
+        };
         let spec = self.spec();
         let record = Record {
             boot,
             bundle: self.bundle.clone(),
             rootfs: self.rootfs.rootfs.clone(),
             oci_version: spec.oci_version.clone(),
-            created: time::rfc3339(SystemTime::now()),
+            created: match &before {
+                Some(before) => before.created.clone(),
+                None => time::rfc3339(SystemTime::now()),
+            },
+            supervision: request.supervision.clone(),
+            no_pivot: request.pivot == Pivot::Move,
+            no_new_keyring: !request.new_keyring,
             owner: nix::unistd::geteuid().as_raw(),
             namespaces: spec.linux.namespaces.iter().map(|namespace| namespace.kind.clone()).collect(),
             private_pids: spec.linux.creates(NamespaceKind::Pid),
@@ -220,7 +235,7 @@ impl Planned {
             undo,
             ..Record::new(&request.id)
         };
-        let recorded = Recorded { locked: Some(locked), record, cgroup };
+        let recorded = Recorded { locked: Some(locked), before, record, cgroup };
         recorded.locked()?.write(&recorded.record)?;
         recorded.locked()?.write_file(CONFIG, &self.config.text)?;
         if let Some(filter) = &self.filter {
@@ -233,6 +248,8 @@ impl Planned {
 /// A container that has a record and a lock. Dropped, it takes them back.
 struct Recorded {
     locked: Option<Locked>,
+    /// What it was, if it has run before: it then goes back to that.
+    before: Option<Box<Record>>,
     record: Record,
     cgroup: Manager,
 }
@@ -245,10 +262,29 @@ impl Drop for Recorded {
             log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
             return;
         }
-        if let Err(error) = locked.remove() {
+        let taken_back = match self.before.take() {
+            Some(before) => locked.write(&before),
+            None => locked.remove(),
+        };
+        if let Err(error) = taken_back {
             log::warn(&error.to_string());
         }
     }
+}
+
+/// Locks a container that has ended, and takes back what is left of its last life.
+fn reclaim(context: &Context, id: &str) -> Result<(Locked, Box<Record>)> {
+    let (locked, container) = Container::lock(context, id)?;
+    if !matches!(container.status, Status::Exited | Status::Restarting | Status::Dead) {
+        return Err(Error::new(Class::WrongState, "cannot restart the container now")
+            .on(format!("{id} is {}", container.status.name())));
+    }
+    let mut record = container.record;
+    super::delete::undo(&record)?;
+    locked.remove_file(START_SOCKET)?;
+    record.undo.clear();
+    record.phase = Phase::Started;
+    Ok((locked, Box::new(record)))
 }
 
 impl Recorded {

@@ -2,6 +2,8 @@
 
 use super::container::{Container, Context, boot_id, manager_of};
 use super::kill::{kill, send};
+use super::supervise;
+use crate::cgroups::Manager;
 use crate::error::{Class, Error, Result};
 use crate::log;
 use crate::process::hooks;
@@ -13,7 +15,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// How long a killed init may take to end: until the kernel has taken its memory apart.
-const DYING: Duration = Duration::from_secs(10);
+pub(super) const DYING: Duration = Duration::from_secs(10);
 
 /// Deletes a container that has ended or never started; with `force`, one that runs too, and what
 /// a killed create left behind. With `force` it is no error when there is none.
@@ -44,13 +46,16 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
         container.allow(Operation::Delete)?;
     }
     end_processes(&container)?;
+    supervise::dismiss(&container.record);
     remove(locked, container.record)
 }
 
 /// Ends the init, and waits for its end.
 fn end_processes(container: &Container) -> Result<()> {
     let Some(init) = container.record.init else { return Ok(()) };
-    if matches!(container.status, Status::Exited | Status::Dead) || container.record.boot != boot_id()? {
+    if matches!(container.status, Status::Exited | Status::Restarting | Status::Dead)
+        || container.record.boot != boot_id()?
+    {
         return Ok(());
     }
     let Ok(process) = pidfd::open(Pid::from_raw(init.pid)) else { return Ok(()) };
@@ -70,6 +75,20 @@ fn end_processes(container: &Container) -> Result<()> {
     }
 }
 
+/// Takes back what was made outside the state directory, the last first. What is gone already is no
+/// error.
+pub(super) fn undo(record: &Record) -> Result<()> {
+    for Undo::Cgroup(_) in record.undo.iter().rev() {
+        let mut cgroup = manager_of(record)?;
+        let may_have_processes = !record.private_pids && !matches!(cgroup, Manager::Disabled);
+        if may_have_processes && record.boot == boot_id()? {
+            cgroup.kill_all(libc::SIGKILL)?;
+        }
+        cgroup.destroy()?;
+    }
+    Ok(())
+}
+
 /// Replays the journal backwards and removes the record, last of all. It can be repeated: what is
 /// gone already is no error.
 pub(super) fn remove(locked: Locked, mut record: Record) -> Result<()> {
@@ -77,12 +96,11 @@ pub(super) fn remove(locked: Locked, mut record: Record) -> Result<()> {
         record.phase = Phase::Removing;
         locked.write(&record)?;
     }
-    for Undo::Cgroup(_) in record.undo.iter().rev() {
-        let mut cgroup = manager_of(&record)?;
-        if !record.private_pids && record.boot == boot_id()? {
-            cgroup.kill_all(libc::SIGKILL)?;
-        }
-        cgroup.destroy()?;
+    if let Err(error) = undo(&record) {
+        record.phase = Phase::Dead;
+        record.left = vec![error.to_string()];
+        locked.write(&record)?;
+        return Err(error);
     }
     let poststop = std::mem::take(&mut record.hooks.poststop);
     locked.remove()?;

@@ -4,6 +4,7 @@ use super::container::{Container, Context, out_of_memory};
 use super::create::{Created, Request, StartedBy, create};
 use super::delete::{delete, remove};
 use super::foreground::{Signals, stay};
+use super::supervise::exited;
 use super::{kill, start};
 use crate::error::{Class, Error, Result};
 use crate::log;
@@ -66,7 +67,10 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
             log::warn(&words);
         }
     }
-    if !options.keep {
+    if options.keep {
+        let written = exited(context, &request.id, child.pid.as_raw(), status).map(drop);
+        written.or_else(|error| if error.class == Class::NoContainer { Ok(()) } else { Err(error) })?;
+    } else {
         delete(context, &request.id, false).or_else(|error| match error.class {
             // Someone else was faster.
             Class::NoContainer => Ok(()),

@@ -6,9 +6,11 @@
 
 mod record;
 mod status;
+mod supervision;
 
 pub use record::{Init, Phase, Record, Undo, VERSION};
-pub use status::{Operation, Status};
+pub use status::{Facts, Operation, Status};
+pub use supervision::{Exit, Intent, Log, Next, Restart, Supervision};
 
 use crate::error::{Class, Context, Error, Result};
 use crate::sys;
@@ -16,7 +18,7 @@ use nix::errno::Errno;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The name of the record in a container's directory.
 const RECORD: &str = "record.json";
@@ -40,6 +42,11 @@ impl Store {
     /// The store below this directory, which need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Store {
         Store { root: root.into() }
+    }
+
+    /// The directory of all containers.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The directory of a container.
@@ -103,6 +110,11 @@ impl Store {
         let path = self.directory(id);
         let directory = open_directory(&path).map_err(|errno| missing(id, &path, errno))?;
         read_record(directory.as_fd(), &path, id)
+    }
+
+    /// When a container's record was last written: since when it is what it is.
+    pub fn changed(&self, id: &str) -> Option<SystemTime> {
+        std::fs::metadata(self.directory(id).join(RECORD)).and_then(|metadata| metadata.modified()).ok()
     }
 
     /// Reads a file that a command keeps beside the record.
@@ -222,6 +234,28 @@ impl Locked {
             rest = &rest[written..];
         }
         Ok(())
+    }
+
+    /// Notes that the container has become something else now, in a way that its record does not
+    /// show.
+    ///
+    /// # Errors
+    /// utimensat(2)'s.
+    pub fn touch(&self) -> Result<()> {
+        use rustix::fs::{Timespec, Timestamps, UTIME_NOW, utimensat};
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        utimensat(&self.directory, RECORD, &times, AtFlags::empty())
+            .doing_on("note the time in the state record", || self.path.display().to_string())
+    }
+
+    /// Removes a file beside the record, if it is there.
+    ///
+    /// # Errors
+    /// unlinkat(2)'s.
+    pub fn remove_file(&self, name: &str) -> Result<()> {
+        unlink(self.as_fd(), name.as_ref())
+            .doing_on("remove from the state directory", || self.path.display().to_string())
     }
 
     /// Removes the directory and all that dhow keeps in it, the record last: a delete that is

@@ -1,5 +1,6 @@
 //! The record of a container: what is on disk.
 
+use super::supervision::{Exit, Supervision};
 use crate::error::{Class, Context, Error, Result};
 use crate::spec::Hooks;
 use crate::sys::pidfd::{self, Stat};
@@ -22,8 +23,12 @@ pub enum Phase {
     Created,
     /// The payload was started.
     Started,
+    /// The payload has ended, and the monitor is to start it anew.
+    Restarting,
     /// `delete` has begun.
     Removing,
+    /// `delete` could not take something back.
+    Dead,
 }
 
 /// The init process: a pid is only meant together with its start time.
@@ -103,6 +108,21 @@ pub struct Record {
     /// What delete has to take back, in the order in which it was made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undo: Vec<Undo>,
+    /// How the payload ended, where somebody waited for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+    /// Who stays with it, and what they are to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervision: Option<Box<Supervision>>,
+    /// What could not be taken back, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<String>,
+    /// Whether it was created with `--no-pivot`, for a restart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_pivot: bool,
+    /// Whether it was created with `--no-new-keyring`, likewise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_new_keyring: bool,
 }
 
 /// The first thing that is read of a record: whether the rest can be understood.
@@ -130,6 +150,11 @@ impl Record {
             annotations: BTreeMap::new(),
             hooks: Hooks::default(),
             undo: Vec::new(),
+            exit: None,
+            supervision: None,
+            left: Vec::new(),
+            no_pivot: false,
+            no_new_keyring: false,
         }
     }
 

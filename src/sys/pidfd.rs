@@ -43,6 +43,32 @@ pub fn wait_ended(pidfd: BorrowedFd<'_>, timeout: Option<Duration>) -> nix::Resu
     }
 }
 
+/// How a process ended, of which only a pidfd is left: its exit code, 128 + N for signal N. `None`
+/// when it has not been waited for, or the kernel keeps no such thing (before Linux 6.15).
+pub fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    /// `struct pidfd_info`, linux/pidfd.h, up to `exit_code`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    /// `_IOWR(0xff, 11, struct pidfd_info)`, for the 64 bytes of the first version.
+    const PIDFD_GET_INFO: u64 = 0xc040_ff0b;
+    let mut info = Info { mask: PIDFD_INFO_EXIT, ..Info::default() };
+    // SAFETY: the kernel writes at most the 64 bytes that the request's number says, which the
+    // structure has.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    if result != 0 || info.mask & PIDFD_INFO_EXIT == 0 {
+        return None;
+    }
+    let status = info.exit_code;
+    Some(if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) })
+}
+
 /// What `/proc/PID/stat` tells of a process that a record may mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {

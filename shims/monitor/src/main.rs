@@ -51,8 +51,18 @@ enum Output {
     Log(Box<Log>),
 }
 
+/// Where the log is, and how much of it there may be.
+struct Place {
+    path: CString,
+    format: Format,
+    most_bytes: u64,
+    files: u32,
+}
+
 struct Log {
-    file: LogFile,
+    place: Place,
+    /// Opened once the container is created: the log's directory may be the container's own.
+    file: Option<LogFile>,
     stdout: (OwnedFd, OwnedFd, Stream),
     stderr: (OwnedFd, OwnedFd, Stream),
     buffer: [u8; 4096],
@@ -97,16 +107,11 @@ impl Monitor {
             None => Output::Inherit,
             Some(format) => {
                 let files = u32::try_from(number(most_files)?).ok()?;
-                let opened = LogFile::open(path.clone(), format, number(most_bytes)?, files);
-                let Ok(file) = opened else {
-                    sys::write_all(2, b"dhow: open the container's log: ");
-                    sys::write_all(2, path.to_bytes());
-                    sys::write_all(2, b": it cannot be written\n");
-                    return None;
-                };
+                let place = Place { path: path.clone(), format, most_bytes: number(most_bytes)?, files };
                 let (out, err) = (sys::pipe().ok()?, sys::pipe().ok()?);
                 Output::Log(Box::new(Log {
-                    file,
+                    place,
+                    file: None,
                     stdout: (out.0, out.1, Stream::new("stdout")),
                     stderr: (err.0, err.1, Stream::new("stderr")),
                     buffer: [0; 4096],
@@ -135,7 +140,10 @@ impl Monitor {
             self.show_caller();
             return created;
         }
-        let started = self.command(&[c"start".into(), self.id.clone()], false);
+        let started = match self.open_log() {
+            true => self.command(&[c"start".into(), self.id.clone()], false),
+            false => 1,
+        };
         if started != 0 {
             self.command(&[c"delete".into(), c"--force".into(), self.id.clone()], false);
             return started;
@@ -153,6 +161,18 @@ impl Monitor {
                 }
             }
         }
+    }
+
+    fn open_log(&mut self) -> bool {
+        let Output::Log(log) = &mut self.output else { return true };
+        let Place { path, format, most_bytes, files } = &log.place;
+        log.file = LogFile::open(path.clone(), *format, *most_bytes, *files).ok();
+        if log.file.is_none() {
+            sys::write_all(2, b"dhow: open the container's log: ");
+            sys::write_all(2, path.to_bytes());
+            sys::write_all(2, b": it cannot be written\n");
+        }
+        log.file.is_some()
     }
 
     /// From here on the caller is gone.
@@ -275,15 +295,17 @@ impl Monitor {
 impl Log {
     /// Moves all that is in the pipes into the file.
     fn move_on(&mut self) {
+        let Some(file) = &mut self.file else { return };
         for (reader, _, stream) in [&mut self.stdout, &mut self.stderr] {
             while let Some(length @ 1..) = sys::read(reader.as_raw_fd(), &mut self.buffer) {
-                self.file.take(stream, &self.buffer[..length]);
+                file.take(stream, &self.buffer[..length]);
             }
         }
     }
 
     fn finish(&mut self) {
-        self.file.finish(&mut self.stdout.2);
-        self.file.finish(&mut self.stderr.2);
+        let Some(file) = &mut self.file else { return };
+        file.finish(&mut self.stdout.2);
+        file.finish(&mut self.stderr.2);
     }
 }
