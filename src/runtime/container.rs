@@ -66,10 +66,12 @@ impl Container {
     /// [`Class::Corrupt`] when the record's cgroup makes no sense.
     pub fn from_record(record: Record) -> Result<Container> {
         let same_boot = record.boot == boot_id()?;
-        let alive = same_boot && record.init.map_or(Ok(false), Init::is_alive)?;
+        let stat = if same_boot { record.init.map_or(Ok(None), Init::stat)? } else { None };
+        let alive = stat.is_some_and(|stat| !stat.has_ended());
+        let executed = stat.is_some_and(|stat| stat.has_executed);
         let frozen = alive && manager_of(&record)?.is_frozen()?;
         let monitored = same_boot && record.phase == Phase::Restarting && monitor_lives(&record)?;
-        let status = Status::of(Facts { phase: record.phase, same_boot, alive, frozen, monitored });
+        let status = Status::of(Facts { phase: record.phase, same_boot, alive, executed, frozen, monitored });
         Ok(Container { record, status })
     }
 

@@ -20,7 +20,7 @@ use crate::spec::load::Loaded;
 use crate::spec::{self, HookPoint, Hooks, NamespaceKind, Process, Resources, Spec, State, annotations};
 use crate::state::{Init, Locked, Phase, Record, Status, Supervision, Undo};
 use crate::sys::clone::Child;
-use crate::sys::{pidfd, socket, time};
+use crate::sys::{pidfd, signal, socket, time};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -97,6 +97,7 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
     let watcher = request.pidfd_socket.as_deref().map(connect_pidfd_socket).transpose()?;
     let planned = Planned::new(context, request, &console, started_by)?;
     log::debug(|| format!("create {}: rootfs {}", request.id, planned.rootfs.rootfs.display()));
+    signal::take_requests().doing("take signals")?;
     let recorded = planned.record(context, request)?;
     let mut spawned = recorded.spawn(&planned, request, started_by)?;
     let master = spawned.configure(&planned).map_err(|error| spawned.explain(error))?;
@@ -347,6 +348,7 @@ impl Recorded {
         } else {
             process::spawn(flags, into, |channel| init::become_payload(&init, channel))?
         };
+        signal::set_companion(Some(spawned.child.pidfd.as_fd()));
         Ok(Spawned {
             recorded: Some(self),
             child: Some(spawned.child),
@@ -366,6 +368,7 @@ struct Spawned {
 
 impl Drop for Spawned {
     fn drop(&mut self) {
+        signal::set_companion(None);
         if let Some(child) = &self.child {
             let _ = pidfd::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
             let _ = nix::sys::wait::waitpid(child.pid, None);
@@ -396,6 +399,9 @@ impl Spawned {
     /// The error of an init that ended without a word, with the reason where the kernel tells it.
     fn explain(&self, error: Error) -> Error {
         let oom = self.recorded.as_ref().and_then(|recorded| container::out_of_memory(&recorded.cgroup));
+        if let Err(asked) = go_on() {
+            return asked;
+        }
         match oom {
             Some(words) if error.class == Class::System => Error::new(Class::System, "create the container")
                 .because(words)
@@ -409,6 +415,8 @@ impl Spawned {
     fn configure(&mut self, planned: &Planned) -> Result<Option<OwnedFd>> {
         let placement = std::mem::replace(&mut self.placement, Placement::None);
         let (_, child, _) = self.parts()?;
+        // It may have come before the init was the one to be killed for it.
+        go_on()?;
         if let Some(adjust) = planned.process.oom_score_adj {
             credentials::adjust_oom_score(child.pid.as_raw(), adjust)?;
         }
@@ -470,8 +478,16 @@ impl Spawned {
         if let Some(file) = &request.pid_file {
             write_pid_file(file, pid.as_raw())?;
         }
-        if started_by == StartedBy::Start {
-            channel.send(&Message::Adopted)?;
+        let adopted = match started_by {
+            StartedBy::Start => channel.send(&Message::Adopted),
+            StartedBy::Caller => Ok(()),
+        };
+        signal::set_companion(None);
+        if let Err(error) = adopted.and_then(|()| go_on()) {
+            if let Some(file) = &request.pid_file {
+                let _ = std::fs::remove_file(file);
+            }
+            return Err(error);
         }
         let gone = || Error::new(Class::Internal, "use a container that was given away");
         let mut recorded = self.recorded.take().ok_or_else(gone)?;
@@ -482,6 +498,20 @@ impl Spawned {
             channel: self.channel.take().ok_or_else(gone)?,
             console: None,
         })
+    }
+}
+
+/// An error once this process has been asked to end: what was begun is then taken back.
+///
+/// # Errors
+/// [`Class::System`], which names the signal.
+pub(super) fn go_on() -> Result<()> {
+    match signal::asked_to_end() {
+        None => Ok(()),
+        Some(number) => {
+            let name = nix::sys::signal::Signal::try_from(number).map_or("a signal", |signal| signal.as_str());
+            Err(Error::new(Class::System, "create the container").because(format!("ended by {name}")))
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::process;
 use crate::seccomp::{self, Options, ProcessState, Program, report};
 use crate::spec::{Seccomp, Spec, State};
 use crate::state::{Init, Locked};
+use crate::sys::pidfd;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -55,9 +56,14 @@ pub(super) fn send_listener(spec: &Spec, listener: &OwnedFd, pid: i32, state: &S
 ///
 /// # Errors
 /// [`Class::CommandDenied`] for such an init.
-pub(super) fn lives_on(locked: &Locked, init: Init) -> Result<bool> {
-    let Some(stat) = init.stat()? else { return Ok(false) };
-    if stat.end_signal == libc::SIGSYS {
+pub(super) fn lives_on(locked: &Locked, init: Init, process: Option<&OwnedFd>) -> Result<bool> {
+    let stat = init.stat()?;
+    let end_signal = match stat {
+        Some(stat) => stat.end_signal,
+        // Reaped already.
+        None => process.and_then(|pidfd| pidfd::exit_status(pidfd.as_fd())).map_or(0, |code| code - 128),
+    };
+    if end_signal == libc::SIGSYS {
         // Only in this case is the filter looked at: under one that kills for execve, no payload
         // has ever run. The kernel's log cannot tell it for sure; it drops lines under load.
         let stored = std::fs::read(locked.path().join(FILTER)).unwrap_or_default();
@@ -69,7 +75,7 @@ pub(super) fn lives_on(locked: &Locked, init: Init) -> Result<bool> {
                 ));
         }
     }
-    Ok(!stat.has_ended())
+    Ok(stat.is_some_and(|stat| !stat.has_ended()))
 }
 
 /// Says why a payload ended, when a filter ended it.

@@ -1,7 +1,7 @@
 //! `run`: create, start, stay until the end, delete.
 
 use super::container::{Container, Context, out_of_memory};
-use super::create::{Created, Request, StartedBy, create};
+use super::create::{Created, Request, StartedBy, create, go_on};
 use super::delete::{delete, remove};
 use super::foreground::{Signals, stay};
 use super::supervise::exited;
@@ -43,7 +43,8 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     let started = channel
         .send(&Message::Start)
         .and_then(|()| start::confirm(&channel))
-        .and_then(|()| start::mark_started(&locked, container));
+        .and_then(|()| start::mark_started(&locked, container, Some(&child.pidfd)))
+        .and_then(|()| go_on());
     if let Err(error) = started {
         let _ = kill::send(&Container { record: record.clone(), status: Status::Created }, libc::SIGKILL);
         let _ = nix::sys::wait::waitpid(child.pid, None);

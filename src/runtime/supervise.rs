@@ -174,7 +174,10 @@ pub fn revive(context: &Context, id: &str, monitored: bool) -> Result<()> {
     let mut supervision = record.supervision.clone();
     if let Some(supervision) = &mut supervision {
         supervision.monitor = if monitored { caller()? } else { None };
-        supervision.restarts = supervision.restarts.saturating_add(1);
+        if record.phase != Phase::Restarting {
+            // By hand: Docker counts anew then, and so is the policy's limit meant.
+            (supervision.restarts, supervision.streak) = (0, 0);
+        }
         supervision.intent = Intent::None;
     }
     let request = Request {

@@ -34,6 +34,8 @@ pub struct Facts {
     pub same_boot: bool,
     /// Whether its init lives.
     pub alive: bool,
+    /// Whether its init has become the payload. The kernel knows before and after the record does.
+    pub executed: bool,
     /// Whether its cgroup is frozen.
     pub frozen: bool,
     /// Whether its monitor lives.
@@ -106,8 +108,8 @@ impl Status {
             // Without its monitor nobody starts it anew.
             (_, false) => Status::Exited,
             (_, true) if facts.frozen => Status::Paused,
-            (Phase::Created, true) => Status::Created,
-            (Phase::Started | Phase::Restarting, true) => Status::Running,
+            (Phase::Created | Phase::Started | Phase::Restarting, true) if facts.executed => Status::Running,
+            (Phase::Created | Phase::Started | Phase::Restarting, true) => Status::Created,
         }
     }
 
@@ -179,16 +181,18 @@ mod tests {
     #[test]
     fn the_state_follows_from_what_is_known() {
         use Phase::{Created, Creating, Dead, Removing, Restarting, Started};
-        // The letters are what is true: b same boot, a alive, f frozen, m monitored.
+        // The letters are what is true: b same boot, a alive, x executed, f frozen, m monitored.
         for (phase, facts, expected) in [
             (Creating, "ba", Status::Creating),
             (Creating, "b", Status::Dead),
             (Created, "ba", Status::Created),
+            (Created, "bax", Status::Running),
             (Created, "baf", Status::Paused),
             (Created, "b", Status::Exited),
-            (Started, "ba", Status::Running),
-            (Started, "bam", Status::Running),
-            (Started, "baf", Status::Paused),
+            (Started, "bax", Status::Running),
+            (Started, "ba", Status::Created),
+            (Started, "baxm", Status::Running),
+            (Started, "baxf", Status::Paused),
             (Started, "bf", Status::Exited),
             (Started, "bm", Status::Exited),
             (Started, "a", Status::Dead),
@@ -200,8 +204,14 @@ mod tests {
             (Dead, "b", Status::Dead),
         ] {
             let is = |letter: char| facts.contains(letter);
-            let known =
-                Facts { phase, same_boot: is('b'), alive: is('a'), frozen: is('f'), monitored: is('m') };
+            let known = Facts {
+                phase,
+                same_boot: is('b'),
+                alive: is('a'),
+                executed: is('x'),
+                frozen: is('f'),
+                monitored: is('m'),
+            };
             assert_eq!(Status::of(known), expected, "{phase:?} {facts}");
         }
     }

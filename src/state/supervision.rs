@@ -151,7 +151,7 @@ impl Supervision {
         match std::mem::take(&mut self.intent) {
             Intent::Stop => return Next::End,
             Intent::Restart => {
-                self.streak = 0;
+                (self.streak, self.restarts) = (0, 0);
                 return Next::Restart(Duration::ZERO);
             }
             Intent::None => {}
@@ -169,6 +169,7 @@ impl Supervision {
         }
         let delay = FIRST.saturating_mul(1 << self.streak.min(10)).min(LONGEST);
         self.streak = self.streak.saturating_add(1);
+        self.restarts = self.restarts.saturating_add(1);
         Next::Restart(delay)
     }
 }

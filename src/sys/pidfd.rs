@@ -79,6 +79,9 @@ pub struct Stat {
     /// The signal that is ending it or has ended it; 0 for none, or where the kernel does not show
     /// field 52.
     pub end_signal: i32,
+    /// Whether it has called execve(2) since it was forked (PF_FORKNOEXEC, field 9): an init that has
+    /// is the payload.
+    pub has_executed: bool,
 }
 
 impl Stat {
@@ -108,6 +111,9 @@ pub fn stat(pid: Pid) -> nix::Result<Option<Stat>> {
 /// A flag of field 9: do_exit() has begun.
 const PF_EXITING: u32 = 4;
 
+/// Another: forked, and no execve(2) since.
+const PF_FORKNOEXEC: u32 = 0x40;
+
 fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
     std::str::from_utf8(field).ok()?.trim_end().parse().ok()
 }
@@ -122,7 +128,8 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let start_time = number(fields.nth(12)?)?;
     let status: i32 = if fields.clone().count() == 30 { number(fields.next_back()?)? } else { 0 };
     let ends = flags & PF_EXITING != 0 || matches!(state, b'Z' | b'X' | b'x');
-    Some(Stat { state, start_time, end_signal: if ends { status & 0x7f } else { 0 } })
+    let end_signal = if ends { status & 0x7f } else { 0 };
+    Some(Stat { state, start_time, end_signal, has_executed: flags & PF_FORKNOEXEC == 0 })
 }
 
 #[cfg(test)]
@@ -132,7 +139,7 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_is_no_trap() {
         let text = b"42 (a) Z 1 (b) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3\n";
-        assert_eq!(parse_stat(text), Some(Stat { state: b'S', start_time: 987_654, end_signal: 0 }));
+        assert_eq!(parse_stat(text), Some(Stat { state: b'S', start_time: 987_654, end_signal: 0, has_executed: true }));
         let tail = "0 ".repeat(29);
         let killed = format!("42 (x) Z 1 42 42 0 -1 4227084 1 2 3 4 5 6 7 8 20 0 1 0 987654 {tail}31\n");
         assert_eq!(parse_stat(killed.as_bytes()).unwrap().end_signal, libc::SIGSYS);
@@ -145,7 +152,7 @@ mod tests {
     #[test]
     fn this_process_lives_and_keeps_its_start_time() {
         let first = stat(Pid::this()).unwrap().unwrap();
-        assert!(!first.has_ended());
+        assert!(!first.has_ended() && first.has_executed);
         assert_eq!(first.start_time, stat(Pid::this()).unwrap().unwrap().start_time);
         assert!(stat(Pid::from_raw(i32::MAX)).unwrap().is_none());
     }
