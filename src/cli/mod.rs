@@ -4,6 +4,7 @@
 mod bundle;
 mod create;
 mod delete;
+mod doctor;
 mod events;
 mod exec;
 mod features;
@@ -75,6 +76,7 @@ const COMMANDS: &[Command] = &[
     stop::RESTART,
     stop::WAIT,
     inspect::COMMAND,
+    doctor::COMMAND,
     logs::COMMAND,
     exec::COMMAND,
     pause::PAUSE,
@@ -280,6 +282,7 @@ mod tests {
         "stop --time 3 a b",
         "restart -t 3 a",
         "wait a b",
+        "doctor --fix --format json",
         "logs -f --tail 3 --since 10m -t id",
         "run -d --restart on-failure:3 --log-driver json-file --log-opt max-size=1m --log-opt max-file=2 id",
         "kill --all id SIGTERM",

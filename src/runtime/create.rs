@@ -296,6 +296,7 @@ impl Recorded {
     /// Makes the cgroup and the init.
     fn spawn(mut self, planned: &Planned, request: &Request, started_by: StartedBy) -> Result<Spawned> {
         self.cgroup.create()?;
+        self.cgroup.mark(&self.locked()?.mark());
         if planned.rootless {
             // Hierarchies that it may not use were left out; later commands must not look for them.
             self.record.undo = vec![Undo::Cgroup(container::stored(&self.cgroup)?)];
@@ -392,6 +393,7 @@ impl Spawned {
             return Ok(());
         }
         recorded.cgroup.adopt(child.pid.as_raw(), &planned.resources(), planned.rootless)?;
+        recorded.cgroup.mark(&recorded.locked()?.mark());
         recorded.record.undo = vec![Undo::Cgroup(container::stored(&recorded.cgroup)?)];
         recorded.locked()?.write(&recorded.record)
     }
@@ -509,7 +511,8 @@ pub(super) fn go_on() -> Result<()> {
     match signal::asked_to_end() {
         None => Ok(()),
         Some(number) => {
-            let name = nix::sys::signal::Signal::try_from(number).map_or("a signal", |signal| signal.as_str());
+            let name =
+                nix::sys::signal::Signal::try_from(number).map_or("a signal", |signal| signal.as_str());
             Err(Error::new(Class::System, "create the container").because(format!("ended by {name}")))
         }
     }

@@ -3,6 +3,7 @@
 mod container;
 mod create;
 mod delete;
+mod doctor;
 mod events;
 mod exec;
 mod explain;
@@ -27,6 +28,7 @@ mod update;
 pub use container::{Container, Context};
 pub use create::{Created, Request, StartedBy, create};
 pub use delete::delete;
+pub use doctor::{Finding, doctor};
 pub use events::{Event, Network, events, network, stats};
 pub use exec::{ExecRequest, exec};
 pub use explain::{ExplainRequest, explain_seccomp};

@@ -10,8 +10,8 @@ use crate::spec::HookPoint;
 use crate::state::{Locked, Operation, Phase, Status};
 use crate::sys::{fd, pidfd};
 use nix::errno::Errno;
-use nix::unistd::Pid;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::unistd::Pid;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// Starts a container; returns once its payload runs.

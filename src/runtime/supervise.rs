@@ -17,6 +17,9 @@ use std::time::{Duration, SystemTime};
 /// The name of the log in a container's directory, where no other place is asked for.
 pub const LOG: &str = "container.log";
 
+/// The name of the monitor's program.
+pub(super) const MONITOR: &str = "dhow-monitor";
+
 /// Starts a monitor that creates and starts the container, and waits until the payload runs.
 /// Answers the exit code of what went wrong, whose reason the monitor has shown, or 0.
 ///
@@ -113,7 +116,7 @@ fn own_program() -> Result<PathBuf> {
 /// The monitor's program: beside dhow's own, or where packages keep such programs.
 fn find_monitor(dhow: &std::path::Path) -> Result<PathBuf> {
     let directory = dhow.parent().unwrap_or(std::path::Path::new("/"));
-    let places = [directory.join("dhow-monitor"), directory.join("../libexec/dhow/dhow-monitor")];
+    let places = [directory.join(MONITOR), directory.join("../libexec/dhow").join(MONITOR)];
     places.iter().find(|place| place.is_file()).cloned().ok_or_else(|| {
         Error::new(Class::Unsupported, "start the monitor")
             .on(places[0].display().to_string())

@@ -101,6 +101,18 @@ impl Store {
         Locked::acquire(&self.directory(id), id)
     }
 
+    /// Locks a container, unless another command has it.
+    ///
+    /// # Errors
+    /// [`Class::NoContainer`].
+    pub fn try_lock(&self, id: &str) -> Result<Option<Locked>> {
+        check_id(id)?;
+        match Locked::acquire_within(&self.directory(id), id, Duration::ZERO) {
+            Err(error) if error.class == Class::WrongState => Ok(None),
+            locked => locked.map(Some),
+        }
+    }
+
     /// Reads a container's record, without any lock.
     ///
     /// # Errors
@@ -158,6 +170,7 @@ pub struct Locked {
     directory: OwnedFd,
     path: PathBuf,
     id: String,
+    device: u64,
 }
 
 impl Drop for Locked {
@@ -176,14 +189,25 @@ impl AsFd for Locked {
 
 impl Locked {
     fn acquire(path: &Path, id: &str) -> Result<Locked> {
+        Locked::acquire_within(path, id, LOCK_PATIENCE)
+    }
+
+    fn acquire_within(path: &Path, id: &str, patience: Duration) -> Result<Locked> {
         let directory = open_directory(path).map_err(|errno| missing(id, path, errno))?;
-        wait_for_lock(directory.as_fd(), id)?;
+        wait_for_lock(directory.as_fd(), id, patience)?;
         // Whoever held the lock before may have deleted the container.
         let stat = rustix::fs::fstat(&directory).doing_on("look at", || path.display().to_string())?;
         if stat.st_nlink == 0 {
             return Err(no_container(id));
         }
-        Ok(Locked { directory, path: path.to_owned(), id: id.to_owned() })
+        Ok(Locked { directory, path: path.to_owned(), id: id.to_owned(), device: stat.st_dev })
+    }
+
+    /// What marks the things of this container: the directory, and the device that it is on, by which
+    /// it is told from one of the same name in another mount namespace.
+    pub fn mark(&self) -> String {
+        let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+        format!("{} {}", self.device, path.display())
     }
 
     /// The container's id.
@@ -325,7 +349,7 @@ fn unlink(directory: BorrowedFd<'_>, name: &std::ffi::OsStr) -> nix::Result<()> 
     }
 }
 
-fn wait_for_lock(directory: BorrowedFd<'_>, id: &str) -> Result<()> {
+fn wait_for_lock(directory: BorrowedFd<'_>, id: &str, patience: Duration) -> Result<()> {
     let begun = Instant::now();
     let mut pause = Duration::from_micros(200);
     loop {
@@ -334,10 +358,10 @@ fn wait_for_lock(directory: BorrowedFd<'_>, id: &str) -> Result<()> {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             Err(other) => return Err(Error::system("lock the container", sys::errno(other)).on(id)),
         }
-        if begun.elapsed() > LOCK_PATIENCE {
+        if begun.elapsed() >= patience {
             return Err(Error::new(Class::WrongState, "another command is working on the container")
                 .on(id)
-                .because(format!("it has not finished in {} seconds", LOCK_PATIENCE.as_secs()))
+                .because(format!("it has not finished in {} seconds", patience.as_secs()))
                 .hint("a hook that hangs can be the reason; `dhow kill` does not wait for it"));
         }
         std::thread::sleep(pause);
@@ -349,6 +373,14 @@ fn read_record(directory: BorrowedFd<'_>, path: &Path, id: &str) -> Result<Recor
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(directory, RECORD, flags, Mode::empty())
         .map_err(|errno| missing(id, path, sys::errno(errno)))?;
+    // Who can write the record decides whom root signals and what it removes.
+    let owner =
+        rustix::fs::fstat(&file).doing_on("look at the state record", || path.display().to_string())?.st_uid;
+    if owner != rustix::process::geteuid().as_raw() && owner != 0 {
+        return Err(Error::new(Class::Corrupt, "read the state record")
+            .on(path.join(RECORD).display().to_string())
+            .because(format!("it belongs to uid {owner}")));
+    }
     let mut text = Vec::with_capacity(4096);
     loop {
         let read = rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text))

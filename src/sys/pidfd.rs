@@ -139,7 +139,10 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_is_no_trap() {
         let text = b"42 (a) Z 1 (b) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3\n";
-        assert_eq!(parse_stat(text), Some(Stat { state: b'S', start_time: 987_654, end_signal: 0, has_executed: true }));
+        assert_eq!(
+            parse_stat(text),
+            Some(Stat { state: b'S', start_time: 987_654, end_signal: 0, has_executed: true })
+        );
         let tail = "0 ".repeat(29);
         let killed = format!("42 (x) Z 1 42 42 0 -1 4227084 1 2 3 4 5 6 7 8 20 0 1 0 987654 {tail}31\n");
         assert_eq!(parse_stat(killed.as_bytes()).unwrap().end_signal, libc::SIGSYS);
