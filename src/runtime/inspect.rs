@@ -65,7 +65,7 @@ pub fn inspect(context: &Context, id: &str) -> Result<Inspection> {
         namespaces: record.namespaces.clone(),
         cgroups,
         left,
-        listing: since(context, container),
+        listing: since(container),
     };
     inspection.listing.oom |= oom;
     Ok(inspection)

@@ -85,7 +85,7 @@ impl From<Container> for Listing {
 const IMAGE: &str = "org.dhow.image.name";
 
 /// A container with the moment at which it became what it is, where that is known.
-pub(super) fn since(context: &Context, container: Container) -> Listing {
+pub(super) fn since(container: Container) -> Listing {
     // The record is written when a state is entered, but nobody writes down an end that nobody waits
     // for, nor a reboot.
     let is_told = match container.status {
@@ -93,9 +93,8 @@ pub(super) fn since(context: &Context, container: Container) -> Listing {
         Status::Exited => container.record.exit.is_some(),
         _ => true,
     };
-    let mut listing = Listing::from(container);
-    listing.since = context.store.changed(&listing.id).filter(|_| is_told).map(rfc3339);
-    listing
+    let since = container.record.changed.filter(|_| is_told).map(rfc3339);
+    Listing { since, ..Listing::from(container) }
 }
 
 fn user_name(uid: u32) -> String {
@@ -111,15 +110,16 @@ fn user_name(uid: u32) -> String {
 /// # Errors
 /// When the state directory cannot be read.
 pub fn list(context: &Context) -> Result<Vec<Listing>> {
-    let ids = context.store.ids()?;
-    let listed = ids.into_iter().filter_map(|id| match Container::open(context, &id) {
-        Ok(container) => Some(since(context, container)),
-        Err(error) => {
-            if error.class != crate::error::Class::NoContainer {
-                log::warn(&format!("{id}: {error}"));
+    let records = context.store.read_all()?;
+    let listed =
+        records.into_iter().filter_map(|(id, record)| match record.and_then(Container::from_record) {
+            Ok(container) => Some(since(container)),
+            Err(error) => {
+                if error.class != crate::error::Class::NoContainer {
+                    log::warn(&format!("{id}: {error}"));
+                }
+                None
             }
-            None
-        }
-    });
+        });
     Ok(listed.collect())
 }

@@ -15,7 +15,7 @@ pub use supervision::{Exit, Intent, Log, Next, Restart, Supervision};
 use crate::error::{Class, Context, Error, Result};
 use crate::sys;
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -121,12 +121,27 @@ impl Store {
         check_id(id)?;
         let path = self.directory(id);
         let directory = open_directory(&path).map_err(|errno| missing(id, &path, errno))?;
-        read_record(directory.as_fd(), &path, id)
+        read_record(directory.as_fd(), RECORD, &path, id)
     }
 
-    /// When a container's record was last written: since when it is what it is.
-    pub fn changed(&self, id: &str) -> Option<SystemTime> {
-        std::fs::metadata(self.directory(id).join(RECORD)).and_then(|metadata| metadata.modified()).ok()
+    /// Reads the records of all containers, by id, without any lock.
+    ///
+    /// # Errors
+    /// When the directory is there and cannot be read; for each record, those of [`Store::read`].
+    pub fn read_all(&self) -> Result<Vec<(String, Result<Record>)>> {
+        let ids = self.ids()?;
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        // This one may be reached by a link, as /var/run is.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&self.root, flags, Mode::empty())
+            .doing_on("read the state directory", || self.root.display().to_string())?;
+        let read = |id: String| {
+            let record = read_record(root.as_fd(), &format!("{id}/{RECORD}"), &self.directory(&id), &id);
+            (id, record)
+        };
+        Ok(ids.into_iter().map(read).collect())
     }
 
     /// Reads a file that a command keeps beside the record.
@@ -225,7 +240,7 @@ impl Locked {
     /// # Errors
     /// [`Class::Corrupt`].
     pub fn read(&self) -> Result<Option<Record>> {
-        match read_record(self.as_fd(), &self.path, &self.id) {
+        match read_record(self.as_fd(), RECORD, &self.path, &self.id) {
             Err(error) if error.class == Class::NoContainer => Ok(None),
             result => result.map(Some),
         }
@@ -369,33 +384,36 @@ fn wait_for_lock(directory: BorrowedFd<'_>, id: &str, patience: Duration) -> Res
     }
 }
 
-fn read_record(directory: BorrowedFd<'_>, path: &Path, id: &str) -> Result<Record> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::openat(directory, RECORD, flags, Mode::empty())
+/// Reads the record `place` below a directory, following no link.
+fn read_record(directory: BorrowedFd<'_>, place: &str, path: &Path, id: &str) -> Result<Record> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let file = rustix::fs::openat2(directory, place, flags, Mode::empty(), resolve)
         .map_err(|errno| missing(id, path, sys::errno(errno)))?;
+    let shown = || path.join(RECORD).display().to_string();
+    let corrupt =
+        |cause: String| Error::new(Class::Corrupt, "read the state record").on(shown()).because(cause);
+    let stat = rustix::fs::fstat(&file).doing_on("look at the state record", shown)?;
     // Who can write the record decides whom root signals and what it removes.
-    let owner =
-        rustix::fs::fstat(&file).doing_on("look at the state record", || path.display().to_string())?.st_uid;
-    if owner != rustix::process::geteuid().as_raw() && owner != 0 {
-        return Err(Error::new(Class::Corrupt, "read the state record")
-            .on(path.join(RECORD).display().to_string())
-            .because(format!("it belongs to uid {owner}")));
+    if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(corrupt(format!("it belongs to uid {}", stat.st_uid)));
     }
-    let mut text = Vec::with_capacity(4096);
-    loop {
-        let read = rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text))
-            .doing_on("read the state record", || path.display().to_string())?;
-        if read == 0 {
-            break;
+    let size = usize::try_from(stat.st_size).ok().filter(|size| *size <= MOST_BYTES);
+    let size = size.ok_or_else(|| corrupt("it is far too large".into()))?;
+    // A record is replaced and never changed: it has the size that it has.
+    let mut text = vec![0; size];
+    let mut length = 0;
+    while length < size {
+        match rustix::io::read(&file, &mut text[length..]).doing_on("read the state record", shown)? {
+            0 => break,
+            read => length += read,
         }
-        if text.len() > MOST_BYTES {
-            return Err(Error::new(Class::Corrupt, "read the state record")
-                .on(path.display().to_string())
-                .because("it is far too large"));
-        }
-        text.reserve(4096);
     }
-    Record::from_json(&text, id).map_err(|error| error.on(path.join(RECORD).display().to_string()))
+    let mut record = Record::from_json(&text[..length], id).map_err(|error| error.on(shown()))?;
+    let since =
+        Duration::new(stat.st_mtime.try_into().unwrap_or(0), stat.st_mtime_nsec.try_into().unwrap_or(0));
+    record.changed = SystemTime::UNIX_EPOCH.checked_add(since);
+    Ok(record)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 /// The version of the record's form. A record of a later one is refused, not guessed at.
 pub const VERSION: u32 = 1;
@@ -117,6 +118,9 @@ pub struct Record {
     /// What could not be taken back, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left: Vec<String>,
+    /// When it was last written: since when the container is what it is. Told by the filesystem.
+    #[serde(skip)]
+    pub changed: Option<SystemTime>,
     /// Whether it was created with `--no-pivot`, for a restart.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_pivot: bool,
@@ -153,6 +157,7 @@ impl Record {
             exit: None,
             supervision: None,
             left: Vec::new(),
+            changed: None,
             no_pivot: false,
             no_new_keyring: false,
         }
