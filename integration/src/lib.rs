@@ -14,6 +14,7 @@ pub mod command;
 pub mod config;
 pub mod console;
 pub mod engine;
+pub mod image;
 pub mod leaks;
 pub mod machine;
 pub mod scene;

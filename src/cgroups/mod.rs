@@ -38,6 +38,7 @@ use place::Place;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Who makes the cgroup: `--cgroup-manager`, `--systemd-cgroup`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -372,6 +373,18 @@ impl Manager {
     pub fn set_subgroup(&mut self, name: &str) -> Result<()> {
         match self {
             Manager::Systemd(unit) => unit.set_subgroup(name),
+            _ => Ok(()),
+        }
+    }
+
+    /// Properties for systemd's unit (annotations `org.systemd.property.NAME`, as of runc). Before
+    /// [`Manager::adopt`]; other drivers have no use for them.
+    ///
+    /// # Errors
+    /// A name or value that cannot be read.
+    pub fn set_properties(&mut self, annotations: &BTreeMap<String, String>) -> Result<()> {
+        match self {
+            Manager::Systemd(unit) => unit.set_properties(annotations),
             _ => Ok(()),
         }
     }

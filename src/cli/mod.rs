@@ -2,12 +2,16 @@
 //! file has its flags and nothing else.
 
 mod bundle;
+mod commit;
+mod cp;
 mod create;
 mod delete;
+mod diff;
 mod doctor;
 mod events;
 mod exec;
 mod features;
+mod from_image;
 mod help;
 mod image;
 mod inspect;
@@ -91,6 +95,9 @@ const COMMANDS: &[Command] = &[
     seccomp::COMMAND,
     image::COMMAND,
     bundle::COMMAND,
+    diff::COMMAND,
+    commit::COMMAND,
+    cp::COMMAND,
     monitor::EXITED,
     monitor::REVIVE,
 ];
@@ -276,6 +283,10 @@ mod tests {
         "create -b /b --no-pivot --no-new-keyring --preserve-fds 3 --console-socket /s id",
         "create -bundle /b -pid-file=/p id",
         "create --root /r id",
+        "create --image x",
+        "create --image x id -- sh -c true --bundle y",
+        "run --image x -e A=1 --rm -v /a:/b --name n -- ls -l",
+        "run --image=x -d",
         "start id",
         "state id",
         "kill id",
@@ -319,6 +330,7 @@ mod tests {
                 .unwrap_or_else(|e| panic!("{line}: {e}"));
             assert_eq!(ours.command.name, claps.command.name, "{line}");
             assert_eq!(ours.args.positionals, claps.args.positionals, "{line}");
+            assert_eq!(ours.args.last, claps.args.last, "{line}");
             let normal = |args: &Args, flags: &'static [Flag]| -> Vec<_> {
                 flags
                     .iter()
@@ -349,6 +361,8 @@ mod tests {
             ("create --bundel /b id", "unexpected argument '--bundel'"),
             ("create --bundle", "a value is required for '--bundle"),
             ("start a b", "unexpected argument 'b'"),
+            ("run --image x a b", "unexpected argument 'b'"),
+            ("run -d", "container-id"),
             ("delete --force=maybe id", "maybe"),
         ] {
             assert!(fast(line).is_none(), "{line}");

@@ -7,7 +7,7 @@ use crate::runtime::{self, Context};
 use crate::state::Next;
 
 const fn word(name: &'static str) -> Positional {
-    Positional { name, required: true, rest: false, greedy: false, many: false, help: "" }
+    Positional { name, help: "", ..ID }
 }
 
 /// `exited ID PID CODE` prints `stay`, `end` or `restart MILLISECONDS`.

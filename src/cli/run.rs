@@ -3,19 +3,22 @@
 use super::create::{
     self, BUNDLE, CONSOLE_SOCKET, NO_NEW_KEYRING, NO_PIVOT, PID_FILE, PIDFD_SOCKET, PRESERVE_FDS,
 };
-use super::table::{Args, Command, ID, option, switch};
+use super::from_image::{self, from_image};
+use super::table::{Args, Command, option, switch};
 use super::unknown;
 use crate::error::{Class, Error, Result};
-use crate::runtime::{self, Context, RunOptions};
+use crate::runtime::{self, Context, Request, RunOptions};
 use crate::state::{Log, Restart, Supervision};
+use std::path::PathBuf;
 
 /// The command.
 pub(super) const COMMAND: Command = Command {
     name: "run",
     about: "Create and start a container, and stay with it until it ends",
-    details: "The exit status is the payload's; 128 + N when signal N ended it.",
-    positionals: &[ID],
-    flags: &[
+    details: "The exit status is the payload's; 128 + N when signal N ended it. With --image the \
+              container is made from an image: its own writable layer goes when it is deleted.",
+    positionals: &[from_image::ID, from_image::COMMAND],
+    flags: &from_image::with::<14, { 14 + from_image::COUNT }>([
         BUNDLE,
         CONSOLE_SOCKET,
         PID_FILE,
@@ -35,17 +38,34 @@ pub(super) const COMMAND: Command = Command {
         )
         .many(),
         switch("no-subreaper", "taken for compatibility: dhow never becomes one").hidden(),
-    ],
+    ]),
     enters: true,
     run,
 };
 
 fn run(context: &Context, args: &Args) -> Result<i32> {
-    if let Some(supervision) = supervision(context, args)? {
-        return runtime::run_monitored(context, &create::request(args)?, &supervision);
+    let (detach, keep, remove) = (args.is_on("detach"), args.is_on("keep"), args.is_on("rm"));
+    if keep && remove {
+        return Err(Error::new(Class::Usage, "--keep and --rm exclude each other"));
     }
-    let options = RunOptions { detach: args.is_on("detach"), keep: args.is_on("keep") };
-    runtime::run(context, &create::request(args)?, options)
+    let supervision = supervision(args)?;
+    if remove && supervision.is_some() {
+        return Err(Error::new(Class::Usage, "--rm and a monitor exclude each other"));
+    }
+    let options = RunOptions { detach, keep, remove };
+    let go = |request: &Request| match &supervision {
+        Some(supervision) => runtime::run_monitored(context, request, supervision),
+        None => runtime::run(context, request, options),
+    };
+    let request = create::request(args)?;
+    let Some(from) = from_image(args)? else { return go(&request) };
+    runtime::with_image(context, &from, request, |request| {
+        let status = go(request)?;
+        if detach && from.id.is_none() && (supervision.is_none() || status == 0) {
+            println!("{}", request.id);
+        }
+        Ok(status)
+    })
 }
 
 /// Whether the options ask for a monitor.
@@ -55,7 +75,7 @@ pub(super) fn is_monitored(args: &Args) -> bool {
 }
 
 /// What a monitor is to do, if the options ask for one.
-fn supervision(context: &Context, args: &Args) -> Result<Option<Supervision>> {
+fn supervision(args: &Args) -> Result<Option<Supervision>> {
     if !is_monitored(args) {
         return Ok(None);
     }
@@ -70,19 +90,14 @@ fn supervision(context: &Context, args: &Args) -> Result<Option<Supervision>> {
         driver @ (None | Some("json-file" | "k8s-file" | "none")) => driver,
         Some(other) => return Err(unknown("--log-driver", other)),
     };
-    let log = driver.map(|driver| log(context, args, driver)).transpose()?;
+    let log = driver.map(|driver| log(args, driver)).transpose()?;
     Ok(Some(Supervision { restart, log, ..Supervision::default() }))
 }
 
-fn log(context: &Context, args: &Args, driver: &str) -> Result<Log> {
-    let root = std::path::absolute(context.store.root());
-    let directory = root.unwrap_or_else(|_| context.store.root().to_owned()).join(args.id());
-    let mut log = Log {
-        driver: driver.to_owned(),
-        path: directory.join(runtime::LOG),
-        most_bytes: 10 << 20,
-        most_files: 3,
-    };
+fn log(args: &Args, driver: &str) -> Result<Log> {
+    // Without a path it is in the state directory, which has its name later.
+    let mut log =
+        Log { driver: driver.to_owned(), path: PathBuf::new(), most_bytes: 10 << 20, most_files: 3 };
     for text in args.values("log-opt") {
         let wrong = || {
             Error::new(Class::Usage, "invalid value of --log-opt")

@@ -2,20 +2,13 @@
 
 use super::list::print;
 use super::number;
-use super::table::{Args, Command, Flag, Positional, option};
+use super::table::{Args, Command, Flag, ID, Positional, option};
 use crate::error::Result;
 use crate::log;
 use crate::runtime::{self, Context};
 use std::time::Duration;
 
-const IDS: Positional = Positional {
-    name: "container-id",
-    required: true,
-    rest: false,
-    greedy: false,
-    many: true,
-    help: "the names of the containers",
-};
+const IDS: Positional = Positional { many: true, help: "the names of the containers", ..ID };
 
 const TIME: Flag = option("time", "SECONDS", "how long to wait before SIGKILL [default: 10]").short('t');
 

@@ -4,8 +4,9 @@
 //! it did: [`Planned`] has touched nothing, [`Recorded`] has a record and a lock, [`Spawned`] has
 //! a cgroup and a process, [`Created`] is done.
 
+use super::cni::Network;
 use super::container::{self, Container, Context};
-use super::{filter, idmap, sockets};
+use super::{filter, sockets, trees, undo};
 use crate::cgroups::{CgroupMount, Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -17,7 +18,9 @@ use crate::process::{self, hooks, scheduling};
 use crate::rootfs::{CgroupView, Hierarchy, Overlay, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::load::Loaded;
-use crate::spec::{self, HookPoint, Hooks, NamespaceKind, Process, Resources, Spec, State, annotations};
+use crate::spec::{
+    self, HookPoint, Hooks, Inherited, NamespaceKind, Process, Resources, Spec, State, annotations,
+};
 use crate::state::{Init, Locked, Phase, Record, Status, Supervision, Undo};
 use crate::sys::clone::Child;
 use crate::sys::{pidfd, signal, socket, time};
@@ -59,6 +62,10 @@ pub struct Request {
     pub supervision: Option<Box<Supervision>>,
     /// Whether the container has run before and is there still: it is made anew in its place.
     pub again: bool,
+    /// What was made for the container before: delete takes it back.
+    pub undo: Vec<Undo>,
+    /// The network that it is to be in.
+    pub network: Option<Network>,
 }
 
 /// Who will say that the payload may run.
@@ -100,7 +107,7 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
     signal::take_requests().doing("take signals")?;
     let recorded = planned.record(context, request)?;
     let mut spawned = recorded.spawn(&planned, request, started_by)?;
-    let master = spawned.configure(&planned).map_err(|error| spawned.explain(error))?;
+    let master = spawned.configure(&planned, request).map_err(|error| spawned.explain(error))?;
     let kept = match (master, console) {
         (Some(master), Some(socket)) => {
             send_console(&socket, &master)?;
@@ -118,19 +125,19 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
 }
 
 /// Everything that can be decided before anything exists.
-struct Planned {
+pub(super) struct Planned {
     config: Loaded,
     bundle: PathBuf,
     process: Process,
     preserved_fds: u32,
     namespaces: namespaces::Plan,
-    joins: Vec<(NamespaceKind, OwnedFd)>,
-    rootfs: RootfsPlan,
+    pub(super) joins: Vec<(NamespaceKind, OwnedFd)>,
+    pub(super) rootfs: RootfsPlan,
     capabilities: Sets,
     filter: Option<Program>,
     hook_files: hooks::Files,
     cgroup: std::cell::Cell<Option<Manager>>,
-    rootless: bool,
+    pub(super) rootless: bool,
 }
 
 impl Planned {
@@ -170,6 +177,7 @@ impl Planned {
         if let Some(name) = config.spec.annotations.get(annotations::SUBGROUP) {
             cgroup.set_subgroup(name)?;
         }
+        cgroup.set_properties(&config.spec.annotations)?;
         Ok(Planned {
             capabilities: Sets::new(process.capabilities.as_ref()),
             hook_files: hooks::Files::open(&config.spec.annotations)?,
@@ -186,7 +194,7 @@ impl Planned {
         })
     }
 
-    fn spec(&self) -> &Spec {
+    pub(super) fn spec(&self) -> &Spec {
         &self.config.spec
     }
 
@@ -197,6 +205,19 @@ impl Planned {
         }
     }
 
+    /// How to take back what is made outside the state directory.
+    fn journal(&self, request: &Request, cgroup: &Manager) -> Result<Vec<Undo>> {
+        let mut journal = request.undo.clone();
+        if !self.spec().linux.has(NamespaceKind::Mount) {
+            journal.push(Undo::Mount(self.rootfs.rootfs.clone()));
+        }
+        journal.push(Undo::Cgroup(container::stored(cgroup)?));
+        if let Some(network) = &request.network {
+            journal.push(network.undo(&request.id)?);
+        }
+        Ok(journal)
+    }
+
     fn bundle(&self) -> &str {
         self.bundle.to_str().unwrap_or_default()
     }
@@ -204,7 +225,7 @@ impl Planned {
     /// Takes the id, and writes down how to take back what comes next.
     fn record(&self, context: &Context, request: &Request) -> Result<Recorded> {
         let cgroup = self.cgroup.take().unwrap_or(Manager::Disabled);
-        let undo = vec![Undo::Cgroup(container::stored(&cgroup)?)];
+        let undo = self.journal(request, &cgroup)?;
         let boot = container::boot_id()?.to_owned();
         // Between here and the value that takes it back nothing may fail.
         let (locked, before) = match request.again {
@@ -233,6 +254,7 @@ impl Planned {
                 poststop: spec.hooks.poststop.clone(),
                 ..Hooks::default()
             },
+            inherited: Inherited::of(spec),
             undo,
             ..Record::new(&request.id)
         };
@@ -264,8 +286,14 @@ impl Drop for Recorded {
             return;
         }
         let taken_back = match self.before.take() {
-            Some(before) => locked.write(&before),
-            None => locked.remove(),
+            Some(before) => undo::take_back_life(&self.record).and_then(|()| locked.write(&before)),
+            None => match undo::take_back(&self.record, false) {
+                Err(error) => {
+                    log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
+                    return;
+                }
+                Ok(()) => locked.remove(),
+            },
         };
         if let Err(error) = taken_back {
             log::warn(&error.to_string());
@@ -281,9 +309,10 @@ fn reclaim(context: &Context, id: &str) -> Result<(Locked, Box<Record>)> {
             .on(format!("{id} is {}", container.status.name())));
     }
     let mut record = container.record;
-    super::delete::undo(&record)?;
+    undo::cgroup(&record)?;
+    undo::take_back_life(&record)?;
     locked.remove_file(START_SOCKET)?;
-    record.undo.clear();
+    record.undo.retain(|undo| matches!(undo, Undo::Directory(_)));
     record.phase = Phase::Started;
     Ok((locked, Box::new(record)))
 }
@@ -299,7 +328,7 @@ impl Recorded {
         self.cgroup.mark(&self.locked()?.mark());
         if planned.rootless {
             // Hierarchies that it may not use were left out; later commands must not look for them.
-            self.record.undo = vec![Undo::Cgroup(container::stored(&self.cgroup)?)];
+            self.record.replace_undo(Undo::Cgroup(container::stored(&self.cgroup)?));
         }
         let resources = planned.resources();
         // Also without any limit: then too only the default devices may be used.
@@ -325,10 +354,10 @@ impl Recorded {
             namespaces: &planned.namespaces,
             joins,
             rootfs: &planned.rootfs,
-            idmapped: idmap::trees(&planned.rootfs, &planned.spec().linux, &planned.joins)?,
+            needs_trees: trees::are_needed(planned),
             cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
             capabilities: planned.capabilities,
-            pivot: request.pivot,
+            pivot: if planned.spec().linux.has(NamespaceKind::Mount) { request.pivot } else { Pivot::Chroot },
             hook_files: &planned.hook_files,
             new_keyring: request.new_keyring,
             preserved_fds: planned.preserved_fds,
@@ -394,7 +423,23 @@ impl Spawned {
         }
         recorded.cgroup.adopt(child.pid.as_raw(), &planned.resources(), planned.rootless)?;
         recorded.cgroup.mark(&recorded.locked()?.mark());
-        recorded.record.undo = vec![Undo::Cgroup(container::stored(&recorded.cgroup)?)];
+        recorded.record.replace_undo(Undo::Cgroup(container::stored(&recorded.cgroup)?));
+        recorded.locked()?.write(&recorded.record)
+    }
+
+    /// Puts the container into its network, before the init looks at it.
+    fn connect(&mut self, request: &Request) -> Result<()> {
+        let (Some(network), Some(recorded), Some(child)) =
+            (&request.network, &mut self.recorded, &self.child)
+        else {
+            return Ok(());
+        };
+        let connected = network.add(&request.id, child.pid.as_raw()).inspect_err(|_| {
+            // What the plugins before the failing one have made is gone now; that one may complain again.
+            recorded.record.undo.retain(|undo| !matches!(undo, Undo::Network(_)));
+        })?;
+        connected.tell(&request.bundle)?;
+        recorded.record.replace_undo(connected.undo(network)?);
         recorded.locked()?.write(&recorded.record)
     }
 
@@ -414,7 +459,7 @@ impl Spawned {
 
     /// Does for the init what only the parent can, runs the runtime's hooks when the init asks,
     /// and waits until it is ready. Answers the master of its terminal.
-    fn configure(&mut self, planned: &Planned) -> Result<Option<OwnedFd>> {
+    fn configure(&mut self, planned: &Planned, request: &Request) -> Result<Option<OwnedFd>> {
         let placement = std::mem::replace(&mut self.placement, Placement::None);
         let (_, child, _) = self.parts()?;
         // It may have come before the init was the one to be killed for it.
@@ -426,6 +471,7 @@ impl Spawned {
             namespaces::write_maps(child.pid, &Maps::of(&planned.spec().linux))?;
         }
         self.adopt(planned)?;
+        self.connect(request)?;
         let (recorded, child, channel) = self.parts()?;
         container::let_proceed(channel, placement)?;
         let mut console = None;
@@ -444,6 +490,11 @@ impl Spawned {
                 Message::DevicesPlease => {
                     namespaces::move_devices(child.pid, &planned.spec().linux.net_devices)?;
                     channel.send(&Message::DevicesDone)?;
+                }
+                Message::TreesPlease => trees::send(planned, child.pidfd.as_fd(), channel)?,
+                Message::OwnersPlease(step, tree) => {
+                    trees::map_owners(planned, step, &tree)?;
+                    channel.send(&Message::OwnersDone)?;
                 }
                 Message::Console(master) => console = Some(master),
                 Message::Listener(listener) => {

@@ -1,14 +1,13 @@
 //! `delete`: a container and all that was made for it goes.
 
-use super::container::{Container, Context, boot_id, manager_of};
+use super::container::{Container, Context, boot_id};
 use super::kill::{kill, send};
-use super::supervise;
-use crate::cgroups::Manager;
+use super::{supervise, undo};
 use crate::error::{Class, Error, Result};
 use crate::log;
 use crate::process::hooks;
 use crate::spec::HookPoint;
-use crate::state::{Locked, Operation, Phase, Record, Status, Undo};
+use crate::state::{Locked, Operation, Phase, Record, Status};
 use crate::sys::pidfd;
 use nix::unistd::Pid;
 use std::os::fd::AsFd;
@@ -28,7 +27,11 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
         let _ = kill(context, id, libc::SIGKILL, false);
     }
     let locked = match context.store.lock(id) {
-        Err(error) if force && error.class == Class::NoContainer => return Ok(()),
+        Err(error) if error.class == Class::NoContainer => {
+            // Of one that was made from an image, its writable layer may be left.
+            let found = crate::image::container::remove_left(&context.images, id)?;
+            return if force || found { Ok(()) } else { Err(error) };
+        }
         locked => locked?,
     };
     let record = match locked.read() {
@@ -47,7 +50,7 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
     }
     end_processes(&container)?;
     supervise::dismiss(&container.record);
-    remove(locked, container.record)
+    remove(locked, container.record, force)
 }
 
 /// Ends the init, and waits for its end.
@@ -75,28 +78,15 @@ fn end_processes(container: &Container) -> Result<()> {
     }
 }
 
-/// Takes back what was made outside the state directory, the last first. What is gone already is no
-/// error.
-pub(super) fn undo(record: &Record) -> Result<()> {
-    for Undo::Cgroup(_) in record.undo.iter().rev() {
-        let mut cgroup = manager_of(record)?;
-        let may_have_processes = !record.private_pids && !matches!(cgroup, Manager::Disabled);
-        if may_have_processes && record.boot == boot_id()? {
-            cgroup.kill_all(libc::SIGKILL)?;
-        }
-        cgroup.destroy()?;
-    }
-    Ok(())
-}
-
 /// Replays the journal backwards and removes the record, last of all. It can be repeated: what is
 /// gone already is no error.
-pub(super) fn remove(locked: Locked, mut record: Record) -> Result<()> {
+pub(super) fn remove(locked: Locked, mut record: Record, force: bool) -> Result<()> {
     if record.phase != Phase::Removing {
         record.phase = Phase::Removing;
         locked.write(&record)?;
     }
-    if let Err(error) = undo(&record) {
+    let undone = undo::cgroup(&record).and_then(|()| undo::take_back(&record, force));
+    if let Err(error) = undone {
         record.phase = Phase::Dead;
         record.left = vec![error.to_string()];
         locked.write(&record)?;

@@ -30,6 +30,7 @@ pub(super) fn compile(spec: &Spec) -> Result<Option<Program>> {
         let unknown: Vec<&str> = report::unknown_names(profile).collect();
         format!("seccomp: {} instructions; unknown names, ignored: {unknown:?}", program.code().len())
     });
+    log::debug(|| format!("seccomp filter flags: {}", program.flags() & !seccomp::flag::NEW_LISTENER));
     Ok(Some(program).filter(|program| !program.is_empty()))
 }
 

@@ -20,6 +20,9 @@ pub fn kill(context: &Context, id: &str, signal: i32, all: bool) -> Result<()> {
     if all {
         return container.cgroup()?.kill_all(signal);
     }
+    if signal == libc::SIGKILL && has_survivors(&container) {
+        return container.cgroup()?.kill_all(signal);
+    }
     container.allow(Operation::Kill)?;
     send(&container, signal)?;
     if signal != libc::SIGKILL {
@@ -35,6 +38,13 @@ pub fn kill(context: &Context, id: &str, signal: i32, all: bool) -> Result<()> {
         cgroup.thaw()?;
     }
     Ok(())
+}
+
+/// Whether processes of a container live on although its init has ended: no pid namespace of its own
+/// has taken them along.
+fn has_survivors(container: &Container) -> bool {
+    let may_have = container.status == Status::Exited && !container.record.private_pids;
+    may_have && container.cgroup().and_then(|cgroup| cgroup.pids()).is_ok_and(|pids| !pids.is_empty())
 }
 
 /// Sends a signal to the init, and to no stranger that got its pid since.

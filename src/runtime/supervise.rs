@@ -6,7 +6,7 @@ use super::create::{Request, StartedBy, create};
 use crate::cgroups::Driver;
 use crate::error::{Class, Context as _, Error, Result};
 use crate::rootfs::Pivot;
-use crate::state::{Exit, Init, Intent, Log, Next, Phase, Record, Supervision};
+use crate::state::{Exit, Init, Intent, Log, Next, Phase, Record, Supervision, Undo};
 use crate::sys::{pidfd, time};
 use nix::unistd::Pid;
 use std::os::fd::AsFd;
@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 /// The name of the log in a container's directory, where no other place is asked for.
-pub const LOG: &str = "container.log";
+const LOG: &str = "container.log";
 
 /// The name of the monitor's program.
 pub(super) const MONITOR: &str = "dhow-monitor";
@@ -30,7 +30,18 @@ pub fn run_monitored(context: &Context, request: &Request, supervision: &Supervi
         .doing_on("open the bundle", || request.bundle.display().to_string())
         .map_err(|error| error.class(Class::Config))?;
     context.store.check_free(&request.id)?;
+    if request.network.is_some() {
+        return Err(Error::new(Class::Unsupported, "start the monitor")
+            .on("--network cni")
+            .because("a container in a CNI network cannot be started anew yet")
+            .hint("leave out --monitor, --restart and --log-driver"));
+    }
     let mut supervision = supervision.clone();
+    supervision.undo.clone_from(&request.undo);
+    if let Some(log) = supervision.log.as_mut().filter(|log| log.path.as_os_str().is_empty()) {
+        let directory = std::path::absolute(context.store.directory(&request.id));
+        log.path = directory.doing("find the state directory")?.join(LOG);
+    }
     supervision.pid_file =
         request.pid_file.as_deref().map(std::path::absolute).transpose().doing("find the pid file")?;
     let text = serde_json::to_string(&supervision)
@@ -174,6 +185,12 @@ pub fn revive(context: &Context, id: &str, monitored: bool) -> Result<()> {
             .on(id)
             .because("it was stopped meanwhile"));
     }
+    if record.undo.iter().any(|undo| matches!(undo, Undo::Network(_))) {
+        return Err(Error::new(Class::Unsupported, "restart the container")
+            .on(id)
+            .because("a container in a CNI network cannot be started anew yet"));
+    }
+    let undo = record.undo.iter().filter(|undo| matches!(undo, Undo::Directory(_))).cloned().collect();
     let mut supervision = record.supervision.clone();
     if let Some(supervision) = &mut supervision {
         supervision.monitor = if monitored { caller()? } else { None };
@@ -193,6 +210,8 @@ pub fn revive(context: &Context, id: &str, monitored: bool) -> Result<()> {
         new_keyring: !record.no_new_keyring,
         preserve_fds: 0,
         supervision,
+        undo,
+        network: None,
         again: true,
     };
     create(context, &request, StartedBy::Start).map(drop)

@@ -2,7 +2,7 @@
 
 use super::supervision::{Exit, Supervision};
 use crate::error::{Class, Context, Error, Result};
-use crate::spec::Hooks;
+use crate::spec::{Hooks, Inherited};
 use crate::sys::pidfd::{self, Stat};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -68,6 +68,13 @@ impl Init {
 pub enum Undo {
     /// Remove the cgroup. The cgroups room knows what the text means.
     Cgroup(Box<RawValue>),
+    /// Detach the rootfs, and all that is mounted in it: of a container that has no mount namespace
+    /// that would take it along.
+    Mount(PathBuf),
+    /// Remove a container's directory in the image store, its writable layer with it.
+    Directory(PathBuf),
+    /// Take the container from a network. The runtime knows what the text means.
+    Network(Box<RawValue>),
 }
 
 /// What dhow knows of a container.
@@ -100,6 +107,9 @@ pub struct Record {
     /// Whether its pid namespace was made for it: then nothing outlives its init.
     #[serde(default)]
     pub private_pids: bool,
+    /// What processes that join it have as its init has it.
+    #[serde(default, skip_serializing_if = "Inherited::is_nothing")]
+    pub inherited: Inherited,
     /// Its annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
@@ -151,6 +161,7 @@ impl Record {
             owner: 0,
             namespaces: Vec::new(),
             private_pids: false,
+            inherited: Inherited::default(),
             annotations: BTreeMap::new(),
             hooks: Hooks::default(),
             undo: Vec::new(),
@@ -199,7 +210,19 @@ impl Record {
 
     /// The cgroup's part of the journal, if the container has one.
     pub fn cgroup(&self) -> Option<&RawValue> {
-        self.undo.iter().map(|Undo::Cgroup(cgroup)| cgroup.as_ref()).next()
+        self.undo.iter().find_map(|undo| match undo {
+            Undo::Cgroup(cgroup) => Some(cgroup.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// Writes down what has become of a resource that is in the journal already.
+    pub fn replace_undo(&mut self, new: Undo) {
+        let kind = std::mem::discriminant(&new);
+        match self.undo.iter_mut().find(|undo| std::mem::discriminant(*undo) == kind) {
+            Some(undo) => *undo = new,
+            None => self.undo.push(new),
+        }
     }
 }
 

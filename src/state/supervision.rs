@@ -1,7 +1,7 @@
 //! What is kept for a container that a monitor stays with: how it ended, and whether it is to run
 //! again.
 
-use super::Init;
+use super::{Init, Undo};
 use crate::error::{Class, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -101,7 +101,7 @@ pub struct Log {
 }
 
 /// What a monitor does for a container.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Supervision {
     /// The monitor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,6 +124,9 @@ pub struct Supervision {
     /// Where the init's pid is written at each start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid_file: Option<PathBuf>,
+    /// What was made for the container before it was created: on its way into the record's journal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undo: Vec<Undo>,
 }
 
 /// What comes after an end.

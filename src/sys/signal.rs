@@ -84,6 +84,16 @@ pub fn forget_children() -> nix::Result<()> {
     unsafe { sigaction(Signal::SIGCHLD, &action).map(drop) }
 }
 
+/// Takes back [`forget_children`], for who wants to wait for the next child.
+///
+/// # Errors
+/// None for this signal.
+pub fn remember_children() -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default disposition runs no code of ours.
+    unsafe { sigaction(Signal::SIGCHLD, &action).map(drop) }
+}
+
 /// Unblocks every signal and gives every disposition its default: the caller's caller may have
 /// ignored some (Rust's runtime ignores SIGPIPE, nohup SIGHUP), and ignored ones survive exec(2).
 ///
