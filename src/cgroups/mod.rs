@@ -9,6 +9,7 @@ mod device_program;
 mod devices;
 mod dir;
 mod layout;
+mod leftover;
 mod limits;
 mod limits_v1;
 mod limits_v2;
@@ -23,6 +24,7 @@ pub mod v2;
 mod write;
 
 pub use devices::default_device_rules;
+pub use leftover::{Marked, marked};
 pub use oom::{Oom, OomEvent, OomWatch};
 pub use stats::{
     Blkio, BlkioEntry, Cpu, CpuUsage, Hugetlb, Memory, MemoryEntry, Pids, Psi, PsiData, Stats, Throttling,

@@ -5,7 +5,7 @@ use crate::seccomp::Program;
 use crate::spec::annotations::{HOOKS_STDERR, HOOKS_STDOUT};
 use crate::spec::{Hook, HookPoint};
 use crate::sys::clone::before_exec;
-use crate::sys::{self, pidfd};
+use crate::sys::{self, pidfd, signal};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
@@ -117,8 +117,12 @@ fn run(
         let _ = stdin.write_all(state.as_bytes());
     }
     let deadline = hook.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds.unsigned_abs()));
-    let (status, said) =
-        wait(&mut child, &mut output, deadline).map_err(|errno| failed("wait for it".into()).errno(errno))?;
+    let (status, said) = wait(&mut child, &mut output, deadline).map_err(|errno| {
+        // Nobody would wait for it.
+        let _ = child.kill();
+        let _ = child.wait();
+        failed("wait for it".into()).errno(errno)
+    })?;
     match status {
         Some(status) if status.success() => Ok(()),
         Some(status) => Err(failed(describe(status, &said))),
@@ -165,7 +169,8 @@ fn wait(
             [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(output.as_fd(), PollFlags::POLLIN)];
         let watched = if reading { &mut fds[..] } else { &mut fds[..1] };
         match poll(watched, timeout) {
-            Err(Errno::EINTR) => continue,
+            // Whoever is asked to end does not wait for a hook, which may hang.
+            Err(Errno::EINTR) if signal::asked_to_end().is_none() => continue,
             result => result?,
         };
         let has_ended = fds[0].any().unwrap_or(false);

@@ -176,11 +176,13 @@ impl Channel {
     /// recvmsg(2)'s; [`Class::Internal`] for what is no message.
     pub fn receive(&self) -> Result<Option<Message>> {
         let mut buffer = [0_u8; MOST_BYTES];
-        let (length, fds) = match socket::receive(self.as_fd(), &mut buffer) {
-            // The other process was killed with unread data in its end: gone all the same.
-            Err(Errno::ECONNRESET) => return Ok(None),
-            received => received.doing("listen to the other process")?,
+        let received = match socket::receive(self.as_fd(), &mut buffer) {
+            // The other process ended with unread data in its end. That is told once, before what it
+            // said last: the reason why it ended is often still to come.
+            Err(Errno::ECONNRESET) => socket::receive(self.as_fd(), &mut buffer),
+            received => received,
         };
+        let (length, fds) = received.doing("listen to the other process")?;
         let Some((&tag, body)) = buffer[..length].split_first() else { return Ok(None) };
         Message::from_parts(tag, body, fds).map(Some).ok_or_else(|| {
             Error::new(Class::Internal, "listen to the other process")
@@ -227,6 +229,16 @@ mod tests {
         drop(child);
         assert!(parent.receive().unwrap().is_none());
         assert!(parent.send(&Message::Ready).is_err());
+    }
+
+    #[test]
+    fn the_last_word_of_a_process_that_did_not_listen_is_heard() {
+        let (parent, child) = Channel::pair().unwrap();
+        parent.send(&Message::Ready).unwrap();
+        child.send(&Message::Failed(Error::config("a", "b"))).unwrap();
+        drop(child);
+        assert!(matches!(parent.receive().unwrap(), Some(Message::Failed(_))));
+        assert!(parent.receive().unwrap().is_none());
     }
 
     #[test]

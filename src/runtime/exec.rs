@@ -211,7 +211,7 @@ fn open_init(container: &Container) -> Result<OwnedFd> {
         Errno::ESRCH => not_running(),
         _ => Error::system("open the container's init", errno),
     })?;
-    if init.is_alive() { Ok(process) } else { Err(not_running()) }
+    if init.is_alive()? { Ok(process) } else { Err(not_running()) }
 }
 
 /// Makes the process. Root joins the pid namespace before it forks, so that one fork is enough; a

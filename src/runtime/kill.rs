@@ -61,7 +61,7 @@ pub(super) fn send(container: &Container, signal: i32) -> Result<()> {
     };
     let process = pidfd::open(Pid::from_raw(init.pid)).map_err(failed)?;
     // The pidfd names one process from here on; it is the right one if it began when it should.
-    if !init.is_alive() {
+    if !init.is_alive()? {
         return Err(not_running());
     }
     pidfd::send_signal(process.as_fd(), signal).map_err(failed)

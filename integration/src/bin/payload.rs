@@ -295,6 +295,7 @@ fn act(verb: &str, args: &[String]) -> Verb {
         "signal-wait" => signal_wait()?,
         "overwrite-exe" => overwrite_exe(number(args, 0)?),
         "spy" => spy(number(args, 0)?),
+        "traced" => traced(args)?,
         "raise" => nix::sys::signal::raise(arg(args, 0)?.parse()?)?,
         "spin" => loop {
             std::hint::spin_loop();
@@ -340,7 +341,7 @@ fn act(verb: &str, args: &[String]) -> Verb {
         }
         "personality" => {
             let persona = nix::sys::personality::Persona::from_bits_retain(number(args, 0)?);
-            drop(nix::sys::personality::set(persona)?);
+            let _ = nix::sys::personality::set(persona)?;
         }
         "socket" => {
             let family = rustix::net::AddressFamily::from_raw(number(args, 0)?);
@@ -447,6 +448,14 @@ fn spy(seconds: u64) {
             }
         }
     }
+}
+
+/// Becomes another program, under the parent's ptrace(2), which goes on when it sees the stop.
+fn traced(argv: &[String]) -> Verb {
+    use std::os::unix::process::CommandExt;
+    nix::sys::ptrace::traceme()?;
+    nix::sys::signal::raise(Signal::SIGSTOP)?;
+    Err(Command::new(arg(argv, 0)?).args(&argv[1..]).exec())
 }
 
 /// Waits for any signal and names it.
