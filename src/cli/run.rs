@@ -15,7 +15,7 @@ pub(super) const COMMAND: Command = Command {
     details: "The exit status is the payload's; 128 + N when signal N ended it. With --image the \
               container is made from an image: its own writable layer goes when it is deleted.",
     positionals: &[from_image::ID, from_image::COMMAND],
-    flags: &from_image::with::<10, { 10 + from_image::COUNT }>([
+    flags: &from_image::with::<11, { 11 + from_image::COUNT }>([
         BUNDLE,
         CONSOLE_SOCKET,
         PID_FILE,
@@ -25,6 +25,7 @@ pub(super) const COMMAND: Command = Command {
         PRESERVE_FDS,
         switch("detach", "return as soon as the payload runs").short('d'),
         switch("keep", "leave the container there, stopped, when it has ended"),
+        switch("rm", "with --detach: delete the container when it has ended; without, that is so anyway"),
         switch("no-subreaper", "taken for compatibility: dhow never becomes one").hidden(),
     ]),
     enters: true,
