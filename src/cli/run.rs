@@ -39,7 +39,8 @@ fn run(context: &Context, args: &Args) -> Result<i32> {
     }
     let options = RunOptions { detach, keep, remove };
     let request = create::request(args)?;
-    let Some(from) = from_image(args)? else { return runtime::run(context, &request, options) };
+    let Some(mut from) = from_image(args)? else { return runtime::run(context, &request, options) };
+    from.options.ephemeral = if detach { remove } else { !keep };
     runtime::with_image(context, &from, request, |request| {
         let status = runtime::run(context, request, options)?;
         if detach && from.id.is_none() {

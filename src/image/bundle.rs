@@ -74,7 +74,7 @@ pub fn bundle(store: &Store, image: &Image, directory: &Path, options: &Options)
 pub(super) fn write(store: &Store, image: &Image, directory: &Path, options: &Options) -> Result<()> {
     let doing = "make the bundle";
     let shown = || directory.display().to_string();
-    let overlay = overlay(store, image, directory)?;
+    let overlay = Overlay { volatile: options.ephemeral, ..overlay(store, image, directory)? };
     // Of an image without layers, this is the lowest.
     std::fs::create_dir(directory.join("rootfs")).doing_on(doing, shown)?;
     let config = config(image, &overlay, options).map_err(|error| {
@@ -110,6 +110,7 @@ pub(super) fn overlay(store: &Store, image: &Image, directory: &Path) -> Result<
         upper: directory.join("upper"),
         work: directory.join("work"),
         userxattr: !geteuid().is_root(),
+        volatile: false,
     })
 }
 

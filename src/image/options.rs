@@ -49,6 +49,8 @@ pub struct Options {
     pub security: Vec<String>,
     /// Whether the network is the host's.
     pub host_network: bool,
+    /// Whether the writable layer goes when the payload ends, so that it need not be on the disk.
+    pub ephemeral: bool,
     /// The directory of the container's own /etc/hostname, /etc/hosts and /etc/resolv.conf.
     pub etc: Option<PathBuf>,
     /// Directories of the container's own for volumes without a source, by their places; the others
