@@ -158,6 +158,7 @@ fn whiteouts_that_are_wrong() {
     refuse("wh-dot", Tar::default().file(".wh..", ""), "a whiteout that names nothing");
     refuse("wh-dots", Tar::default().file(".wh...", ""), "a whiteout that names nothing");
     refuse("wh-kind", Tar::default().file(".wh..wh.plnk", ""), "a whiteout of a kind that is not known");
+    refuse("wh-parent", Tar::default().file(".wh.a/x", ""), "a whiteout that is a directory");
     refuse("wh-root", Tar::default().file(".wh..wh..opq", ""), "the root of a layer cannot be opaque");
     refuse("wh-device", Tar::default().device("a", 0, 0), "overlayfs's own mark");
     for key in ["trusted.overlay.opaque", "user.overlay.redirect"] {
@@ -424,7 +425,7 @@ fn documents_of_the_wrong_kind_or_size() {
     let layer = scene.blob("application/vnd.oci.image.layer.v1.tar", &plain);
     let config = json!({"rootfs": {"diff_ids": [Digest::of(&plain)]}}).to_string();
     let config = scene.blob(documents::CONFIG, config.as_bytes());
-    let mut put = |described: &str, own: &str, config: &serde_json::Value, layer: &serde_json::Value| {
+    let put = |described: &str, own: &str, config: &serde_json::Value, layer: &serde_json::Value| {
         scene.index(&[scene.blob(described, manifest(own, config, layer).as_bytes())]);
     };
     put(documents::INDEX, documents::MANIFEST, &config, &layer);

@@ -65,6 +65,7 @@ impl Sink for Unpacker<'_> {
             self.directories.insert(Vec::new(), finish_of(entry));
             return set_xattrs(self.root.as_fd(), entry);
         };
+        check_parent(parent)?;
         self.enter(parent)?;
         if let Some(whiteout) = whiteout_of(name)? {
             return self.whiteout(parent, whiteout);
@@ -486,6 +487,14 @@ pub(super) fn whiteout_of(name: &[u8]) -> Result<Option<Whiteout<'_>>> {
         b"" | b"." | b".." => Err(refused("a whiteout that names nothing")),
         _ if hidden.starts_with(b".wh.") => Err(refused("a whiteout of a kind that is not known")),
         _ => Ok(Some(Whiteout::Name(hidden))),
+    }
+}
+
+/// Refuses a directory whose name is that of a whiteout: tools differ in what it means.
+pub(super) fn check_parent(path: &[u8]) -> Result<()> {
+    match path.split(|byte| *byte == b'/').any(|name| name.starts_with(b".wh.")) {
+        true => Err(refused("a whiteout that is a directory")),
+        false => Ok(()),
     }
 }
 
