@@ -15,17 +15,19 @@ STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
 # A heading between the steps of a long target.
 say = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help build test test-vm lint deny unit integration demo bench bench-images test-images peers conformance install clean test-needs
+.PHONY: help build test test-crash test-vm test-images lint deny unit integration demo bench bench-images peers conformance install clean test-needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
 
-build: bin/dhow-registry ## bin/dhow: one static executable, and bin/dhow-registry beside it
+build: bin/dhow-registry ## bin/dhow, and bin/dhow-monitor and bin/dhow-registry beside it: static executables
 	@case "$(TARGET)" in *-musl) .ci/need musl-gcc:musl-tools;; esac
 	$(STATIC_CARGO) build --locked --release --package dhow --bin dhow
+	$(STATIC_CARGO) build --locked --release --package dhow-monitor
 	@mkdir -p bin
-	@cp target/$(TARGET)/release/dhow bin/.dhow.new && mv bin/.dhow.new bin/dhow
-	@ls -l bin/dhow
+	@for program in dhow dhow-monitor; do \
+	    cp target/$(TARGET)/release/$$program bin/.$$program.new && mv bin/.$$program.new bin/$$program; done
+	@ls -l bin/dhow bin/dhow-monitor
 
 # What talks to registries has its own dependencies, and is built when it has changed.
 bin/dhow-registry: $(wildcard shims/registry/src/*.rs) shims/registry/Cargo.toml shims/registry/Cargo.lock
@@ -58,7 +60,7 @@ deny: ## licences, sources and duplicates of the dependencies
 unit: ## unit tests
 	$(call say,unit tests)
 	cargo test --locked --package dhow
-	cargo test --locked --package dhow-bench
+	cargo test --locked --package dhow-bench --package dhow-shim-common
 	cargo test --locked --manifest-path shims/registry/Cargo.toml --target-dir target/registry
 
 # Twice: with the machine's own cgroup layout, and with cgroup v2 alone where that differs.
@@ -70,6 +72,11 @@ integration: ## the binary on the real kernel (bin/dhow must be there)
 	    DHOW_TARGET=$(TARGET) integration/layout.sh v2 .ci/cargo test --locked --package dhow-integration --no-fail-fast; fi
 	$(call say,integration tests)
 	$(STATIC_CARGO) test --locked --package dhow-integration --no-fail-fast
+
+test-crash: build ## a crash and four errors at every syscall, and a minute of 16 commands at a time (ten minutes)
+	$(STATIC_CARGO) test --locked --package dhow-integration --no-run
+	DHOW_CRASH_STRIDE=1 $(STATIC_CARGO) test --locked --package dhow-integration --test crash -- --nocapture
+	DHOW_CROWD=1000 DHOW_CROWD_SECONDS=60 $(STATIC_CARGO) test --locked --package dhow-integration --test crowd -- --nocapture
 
 test-vm: ## cgroup v2 with every controller, and systemd, in an emulated machine
 	@.ci/need qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap cpio:cpio mkfs.ext4:e2fsprogs depmod:kmod
@@ -106,6 +113,7 @@ peers: ## other runtimes and engines, in a Debian sid folder
 install: build ## bin/dhow and its man page below $(DESTDIR)$(PREFIX)
 	install -D -m 755 bin/dhow $(DESTDIR)$(PREFIX)/bin/dhow
 	install -D -m 755 bin/dhow-registry $(DESTDIR)$(PREFIX)/bin/dhow-registry
+	install -D -m 755 bin/dhow-monitor $(DESTDIR)$(PREFIX)/bin/dhow-monitor
 	install -D -m 644 man/dhow.8 $(DESTDIR)$(PREFIX)/share/man/man8/dhow.8
 
 clean: ## what was built

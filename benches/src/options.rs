@@ -19,10 +19,11 @@ impl fmt::Display for Layout {
 }
 
 /// Every scenario, in the order in which they run.
-pub const SCENARIOS: [(&str, &str); 9] = [
+pub const SCENARIOS: [(&str, &str); 10] = [
     ("run", "run of /bin/true in the plain bundle, in a loop"),
     ("docker", "the same with Docker's config (--seccomp adds its profile)"),
     ("steps", "create, start, state, exec, kill, delete, each by itself"),
+    ("limits", "create with all of Docker's limits and with none; pause, resume, update"),
     ("exec", "exec of /bin/true into a running container: wall and processor time"),
     ("parallel", "100 containers, 1, 2 and 8 at a time"),
     ("list", "list and state with 1000 containers"),

@@ -209,7 +209,7 @@ impl Runner {
 }
 
 /// A nameless file.
-fn scratch() -> File {
+pub(crate) fn scratch() -> File {
     use rustix::fs::{MemfdFlags, memfd_create};
     File::from(memfd_create("dhow-test", MemfdFlags::CLOEXEC).expect("memfd_create"))
 }

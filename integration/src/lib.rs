@@ -14,9 +14,11 @@ pub mod command;
 pub mod config;
 pub mod console;
 pub mod engine;
+pub mod image;
 pub mod leaks;
 pub mod machine;
 pub mod scene;
+pub mod trace;
 pub mod wait;
 
 pub use command::{Outcome, Runner, is_dhow};

@@ -3,6 +3,7 @@
 use super::image::store;
 use super::table::{Args, Command, Positional};
 use crate::error::Result;
+use crate::image::Options;
 use crate::image::bundle::bundle;
 use crate::image::store::Use;
 use crate::runtime::Context;
@@ -17,25 +18,31 @@ pub(super) const COMMAND: Command = Command {
         Positional {
             name: "image",
             required: true,
+            required_unless: None,
             rest: false,
             greedy: false,
             many: false,
+            last: false,
             help: "the image's name",
         },
         Positional {
             name: "dir",
             required: true,
+            required_unless: None,
             rest: false,
             greedy: false,
             many: false,
+            last: false,
             help: "a new directory",
         },
         Positional {
             name: "command",
             required: false,
+            required_unless: None,
             rest: true,
             greedy: false,
             many: false,
+            last: false,
             help: "what to run in place of the image's Cmd",
         },
     ],
@@ -48,6 +55,6 @@ fn run(context: &Context, args: &Args) -> Result<i32> {
     let store = store(context, Use::Shared)?;
     let image = store.find(args.id())?;
     let directory = Path::new(args.positional(1).unwrap_or_default());
-    let command = args.positionals.get(2..).unwrap_or_default();
-    bundle(&store, &image, directory, command).map(|()| 0)
+    let command = args.positionals.get(2..).unwrap_or_default().to_vec();
+    bundle(&store, &image, directory, &Options { command, ..Options::default() }).map(|()| 0)
 }

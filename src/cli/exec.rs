@@ -17,9 +17,11 @@ pub(super) const COMMAND: Command = Command {
         Positional {
             name: "command",
             required: false,
+            required_unless: None,
             rest: true,
             greedy: false,
             many: false,
+            last: false,
             help: "the program and its arguments",
         },
     ],

@@ -30,8 +30,13 @@ use clap::builder::TypedValueParser as _;
 /// clap's form of one command.
 fn subcommand(command: &'static Command) -> clap::Command {
     let positionals = command.positionals.iter().map(|positional| {
-        let arg = Arg::new(positional.name).help(positional.help).required(positional.required);
+        let arg = Arg::new(positional.name).help(positional.help);
+        let arg = match positional.required_unless {
+            Some(option) => arg.required_unless_present(option),
+            None => arg.required(positional.required),
+        };
         match (positional.rest, positional.many) {
+            (true, _) if positional.last => arg.num_args(0..).last(true),
             (true, _) => arg.num_args(0..).trailing_var_arg(true).allow_hyphen_values(true),
             (false, true) => arg.num_args(1..),
             (false, false) => arg,
@@ -82,15 +87,16 @@ pub fn parse(
         .iter()
         .find(|command| command.name == name)
         .ok_or_else(|| clap::Error::new(clap::error::ErrorKind::InvalidSubcommand))?;
-    let mut args = Args { given: given(sub, command.flags.iter().collect()), positionals: Vec::new() };
+    let mut args = Args { given: given(sub, command.flags.iter().collect()), ..Args::default() };
     for positional in command.positionals {
-        args.positionals.extend(sub.get_many::<String>(positional.name).into_iter().flatten().cloned());
+        let list = if positional.last { &mut args.last } else { &mut args.positionals };
+        list.extend(sub.get_many::<String>(positional.name).into_iter().flatten().cloned());
     }
     let (everywhere, before): (Vec<&Flag>, Vec<&Flag>) =
         globals.iter().partition(|flag| is_everywhere(flag, commands));
     let mut all = given(sub, everywhere);
     all.extend(given(&matches, before));
-    Ok(Parsed { globals: Args { given: all, positionals: Vec::new() }, command, args })
+    Ok(Parsed { globals: Args { given: all, ..Args::default() }, command, args })
 }
 
 /// The options in the order in which they stood in argv.

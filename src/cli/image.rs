@@ -9,7 +9,7 @@ use crate::error::{Class, Context as _, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::Use;
 use crate::image::{
-    Backing, ImportRequest, Imported, Limits, Reference, Store, bundle, import, manage, save,
+    Backing, ImportRequest, Imported, Limits, Reference, Store, bundle, container, import, manage, save,
 };
 use crate::runtime::Context;
 use serde_json::json;
@@ -25,9 +25,11 @@ pub(super) const COMMAND: Command = Command {
     positionals: &[Positional {
         name: "command",
         required: false,
+        required_unless: None,
         rest: true,
         greedy: true,
         many: false,
+        last: false,
         help: "import, pull, push, ls, inspect, history, tag, rm, gc, verify, du or save, and its arguments",
     }],
     flags: &[],
@@ -44,7 +46,16 @@ const BACKING: Flag = option(
 const QUIET: Flag = switch("quiet", "print ids only").short('q');
 
 const fn name(name: &'static str, help: &'static str) -> Positional {
-    Positional { name, required: true, rest: false, greedy: false, many: false, help }
+    Positional {
+        name,
+        required: true,
+        required_unless: None,
+        rest: false,
+        greedy: false,
+        many: false,
+        last: false,
+        help,
+    }
 }
 
 const IMAGE: Positional = name("image", "its name, its digest, or the beginning of its id");
@@ -306,6 +317,7 @@ fn untag(context: &Context, args: &Args) -> Result<i32> {
 
 fn collect(context: &Context, args: &Args) -> Result<i32> {
     let store = store(context, Use::Exclusive)?;
+    container::clear_half_made(&store);
     let collected = manage::collect(&store, &bundle::kept(&store)?)?;
     if args.is_on("quiet") {
         return Ok(0);

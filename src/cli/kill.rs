@@ -14,9 +14,11 @@ pub(super) const COMMAND: Command = Command {
         Positional {
             name: "signal",
             required: false,
+            required_unless: None,
             rest: false,
             greedy: false,
             many: false,
+            last: false,
             help: "its name or number [default: SIGTERM]",
         },
     ],

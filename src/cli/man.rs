@@ -73,7 +73,9 @@ fn command(page: &mut String, command: &Command) {
         .map(|positional| {
             let dots = if positional.rest || positional.many { "…" } else { "" };
             let name = escaped(positional.name);
-            if positional.required {
+            if positional.last {
+                format!(" [\\-\\- \\fI{name}\\fR{dots}]")
+            } else if positional.required && positional.required_unless.is_none() {
                 format!(" \\fI{name}\\fR{dots}")
             } else {
                 format!(" [\\fI{name}\\fR{dots}]")

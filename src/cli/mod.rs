@@ -2,17 +2,25 @@
 //! file has its flags and nothing else.
 
 mod bundle;
+mod commit;
+mod cp;
 mod create;
 mod delete;
+mod diff;
+mod doctor;
 mod events;
 mod exec;
 mod features;
+mod from_image;
 mod help;
 mod image;
+mod inspect;
 mod kill;
 mod list;
+mod logs;
 #[cfg(test)]
 mod man;
+mod monitor;
 mod parse;
 mod pause;
 mod progress;
@@ -24,6 +32,7 @@ mod spec;
 mod start;
 mod state;
 mod stats;
+mod stop;
 mod table;
 mod update;
 
@@ -69,6 +78,12 @@ const COMMANDS: &[Command] = &[
     kill::COMMAND,
     delete::COMMAND,
     run::COMMAND,
+    stop::STOP,
+    stop::RESTART,
+    stop::WAIT,
+    inspect::COMMAND,
+    doctor::COMMAND,
+    logs::COMMAND,
     exec::COMMAND,
     pause::PAUSE,
     pause::RESUME,
@@ -82,6 +97,11 @@ const COMMANDS: &[Command] = &[
     seccomp::COMMAND,
     image::COMMAND,
     bundle::COMMAND,
+    diff::COMMAND,
+    commit::COMMAND,
+    cp::COMMAND,
+    monitor::EXITED,
+    monitor::REVIVE,
 ];
 
 /// What `--version` prints. go-runc looks for a first line that begins with `runc version`, docker
@@ -167,7 +187,8 @@ impl Parsed {
     /// # Errors
     /// When the binary cannot be protected.
     pub fn protect(&self) -> Result<()> {
-        match self.command.enters {
+        // One that a monitor will stay with is entered by the monitor's own calls.
+        match self.command.enters && !run::is_monitored(&self.args) {
             true => selfexe::protect().doing("protect dhow's own binary"),
             false => Ok(()),
         }
@@ -264,9 +285,19 @@ mod tests {
         "create -b /b --no-pivot --no-new-keyring --preserve-fds 3 --console-socket /s id",
         "create -bundle /b -pid-file=/p id",
         "create --root /r id",
+        "create --image x",
+        "create --image x id -- sh -c true --bundle y",
+        "run --image x -e A=1 --rm -v /a:/b --name n -- ls -l",
+        "run --image=x -d",
         "start id",
         "state id",
         "kill id",
+        "stop --time 3 a b",
+        "restart -t 3 a",
+        "wait a b",
+        "doctor --fix --format json",
+        "logs -f --tail 3 --since 10m -t id",
+        "run -d --restart on-failure:3 --log-driver json-file --log-opt max-size=1m --log-opt max-file=2 id",
         "kill --all id SIGTERM",
         "kill id 9 -a",
         "delete -f id",
@@ -301,6 +332,7 @@ mod tests {
                 .unwrap_or_else(|e| panic!("{line}: {e}"));
             assert_eq!(ours.command.name, claps.command.name, "{line}");
             assert_eq!(ours.args.positionals, claps.args.positionals, "{line}");
+            assert_eq!(ours.args.last, claps.args.last, "{line}");
             let normal = |args: &Args, flags: &'static [Flag]| -> Vec<_> {
                 flags
                     .iter()
@@ -331,6 +363,8 @@ mod tests {
             ("create --bundel /b id", "unexpected argument '--bundel'"),
             ("create --bundle", "a value is required for '--bundle"),
             ("start a b", "unexpected argument 'b'"),
+            ("run --image x a b", "unexpected argument 'b'"),
+            ("run -d", "container-id"),
             ("delete --force=maybe id", "maybe"),
         ] {
             assert!(fast(line).is_none(), "{line}");

@@ -3,7 +3,7 @@
 //! It takes what is right. Whatever is not (an unknown option, a missing value, a request for
 //! help) it leaves to clap, which is slower and has the better words ([`super::help`]).
 
-use super::table::{Args, Command, Flag, is_boolean};
+use super::table::{Args, Command, Flag, Positional, is_boolean};
 
 /// A call that was understood.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub fn parse(argv: &[String], globals: &'static [Flag], commands: &'static [Comm
         if next.is_some_and(|positional| positional.greedy) {
             args.positionals.push(word.clone());
             args.positionals.extend(words.by_ref().cloned());
+        } else if word == "--" && command.positionals.last().is_some_and(|positional| positional.last) {
+            args.last.extend(words.by_ref().cloned());
         } else if word == "--" {
             args.positionals.extend(words.by_ref().cloned());
         } else if word.starts_with('-') && word.len() > 1 {
@@ -43,18 +45,18 @@ pub fn parse(argv: &[String], globals: &'static [Flag], commands: &'static [Comm
             taken?;
         } else {
             args.positionals.push(word.clone());
-            let takes_rest = command.positionals.get(args.positionals.len() - 1).is_some_and(|p| p.rest);
+            let place = command.positionals.get(args.positionals.len() - 1);
+            let takes_rest = place.is_some_and(|positional| positional.rest && !positional.last);
             if takes_rest {
                 args.positionals.extend(words.by_ref().cloned());
             }
         }
     }
-    let most = if command.positionals.last().is_some_and(|p| p.rest || p.many) {
-        usize::MAX
-    } else {
-        command.positionals.len()
-    };
-    let least = command.positionals.iter().filter(|positional| positional.required).count();
+    let in_order = || command.positionals.iter().filter(|positional| !positional.last);
+    let most = if in_order().any(|p| p.rest || p.many) { usize::MAX } else { in_order().count() };
+    let is_given = |name: &str| args.given.iter().any(|(given, _)| *given == name);
+    let must_be = |p: &&Positional| p.required && !p.required_unless.is_some_and(is_given);
+    let least = in_order().filter(must_be).count();
     (least..=most).contains(&args.positionals.len()).then_some(Parsed {
         globals: parsed_globals,
         command,

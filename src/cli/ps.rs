@@ -16,9 +16,11 @@ pub(super) const COMMAND: Command = Command {
         Positional {
             name: "ps options",
             required: false,
+            required_unless: None,
             rest: true,
             greedy: true,
             many: false,
+            last: false,
             help: "options of ps(1) [default: -ef]",
         },
     ],

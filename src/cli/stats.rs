@@ -17,9 +17,11 @@ pub(super) const COMMAND: Command = Command {
     positionals: &[Positional {
         name: "container-id",
         required: true,
+        required_unless: None,
         rest: false,
         greedy: false,
         many: true,
+        last: false,
         help: "the names of containers",
     }],
     flags: &[

@@ -60,6 +60,8 @@ pub struct Positional {
     pub name: &'static str,
     /// Whether it must be there.
     pub required: bool,
+    /// The option that makes it one that need not be there.
+    pub required_unless: Option<&'static str>,
     /// Whether it takes all that follows, options of another program included.
     pub rest: bool,
     /// Whether it does so from its first word on, which may then look like an option of dhow's
@@ -67,6 +69,8 @@ pub struct Positional {
     pub greedy: bool,
     /// Whether there may be several words of it, with options before, between and after them.
     pub many: bool,
+    /// Whether it only comes after `--`.
+    pub last: bool,
     /// One line of help.
     pub help: &'static str,
 }
@@ -75,9 +79,11 @@ pub struct Positional {
 pub const ID: Positional = Positional {
     name: "container-id",
     required: true,
+    required_unless: None,
     rest: false,
     greedy: false,
     many: false,
+    last: false,
     help: "the name of the container",
 };
 
@@ -107,6 +113,8 @@ pub struct Args {
     pub given: Vec<(&'static str, Option<String>)>,
     /// The positional arguments.
     pub positionals: Vec<String>,
+    /// What came after `--`, where a command tells it from the others.
+    pub last: Vec<String>,
 }
 
 impl Args {

@@ -85,7 +85,7 @@ fn from_options(args: &Args) -> Result<Resources> {
 }
 
 /// A number of bytes: `67108864`, `64m`, `64MiB`, `-1`.
-fn bytes(args: &Args, flag: &str) -> Result<Option<i64>> {
+pub(super) fn bytes(args: &Args, flag: &str) -> Result<Option<i64>> {
     let Some(text) = args.value(flag) else { return Ok(None) };
     parse_bytes(text).map(Some).ok_or_else(|| {
         Error::new(Class::Usage, format!("invalid value of --{flag}"))

@@ -1,42 +1,59 @@
 //! A bundle from an image: config.json on a safe default profile, and the layers that its rootfs
 //! is an overlay of.
 
+use super::accounts::{Account, account};
 use super::digest::Digest;
 use super::documents::RunConfig;
+use super::options::{self, Options};
 use super::store::{Image, Store};
-use super::{profile, refused};
+use super::{profile, refused, security, within};
 use crate::error::{Class, Context as _, Error, Result};
-use crate::rootfs::open_layer;
-use nix::errno::Errno;
-use rustix::fs::OFlags;
+use crate::rootfs::{Overlay, open_layer};
+use crate::spec::{annotations, defaults};
+use nix::unistd::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::fs::File;
-use std::io::Read;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// The name of the description of the overlay in a bundle.
-pub const OVERLAY: &str = "overlay.json";
+/// The name, in a bundle, of the note of its image.
+const IMAGE: &str = "image.json";
 
-/// The most that an image's passwd or group may have, in bytes.
-const MOST_ACCOUNTS: u64 = 4 * 1024 * 1024;
-
-/// What the rootfs is an overlay of.
+/// The image that a bundle was made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Overlay {
-    /// The layers, the topmost first.
-    pub lower: Vec<PathBuf>,
-    /// The writable layer.
-    pub upper: PathBuf,
-    /// overlayfs's own directory.
-    pub work: PathBuf,
+pub struct Origin {
+    /// The name by which it was found.
+    pub name: String,
+    /// The manifest.
+    pub manifest: Digest,
+    /// Blobs and layers that must stay as long as the bundle does.
+    pub keep: Vec<Digest>,
+}
+
+impl Origin {
+    /// The note of a bundle; `None` when it was not made of an image.
+    ///
+    /// # Errors
+    /// [`Class::Corrupt`].
+    pub fn load(bundle: &Path) -> Result<Option<Origin>> {
+        let path = bundle.join(IMAGE);
+        let shown = || path.display().to_string();
+        let text = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            text => text.doing_on("read", shown)?,
+        };
+        let parsed = serde_json::from_slice(&text);
+        parsed
+            .map(Some)
+            .map_err(|error| Error::new(Class::Corrupt, "read").on(shown()).because(error.to_string()))
+    }
 }
 
 /// Makes a bundle of an image in a new directory.
 ///
 /// # Errors
 /// When the directory has something in it, or the image names a user that it does not have.
-pub fn bundle(store: &Store, image: &Image, directory: &Path, command: &[String]) -> Result<()> {
+pub fn bundle(store: &Store, image: &Image, directory: &Path, options: &Options) -> Result<()> {
     let shown = || directory.display().to_string();
     let doing = "make the bundle";
     std::fs::create_dir_all(directory).doing_on(doing, shown)?;
@@ -44,21 +61,44 @@ pub fn bundle(store: &Store, image: &Image, directory: &Path, command: &[String]
         return Err(Error::new(Class::Config, doing).on(shown()).because("the directory is not empty"));
     }
     let directory = std::fs::canonicalize(directory).doing_on(doing, shown)?;
+    write(store, image, &directory, options)?;
+    // What is not in the store's own place is only found again by a note.
+    let place = store.root().join("bundles");
+    std::fs::create_dir_all(&place).doing(doing)?;
+    let name = Digest::of(directory.as_os_str().as_encoded_bytes()).hex();
+    let note = json!({"bundle": directory});
+    std::fs::write(place.join(name), note.to_string()).doing("note the bundle in the image store")
+}
+
+/// Writes a bundle's files into an empty directory; config.json, which makes it one, is the last.
+pub(super) fn write(store: &Store, image: &Image, directory: &Path, options: &Options) -> Result<()> {
+    let doing = "make the bundle";
+    let shown = || directory.display().to_string();
     let ids = store.layer_ids(&image.config)?;
-    let lower: Vec<PathBuf> = ids.iter().rev().map(|id| store.tree(*id)).collect();
-    let config = config(image, &lower, command).map_err(|error| super::within(&image.name, error))?;
+    let mut lower: Vec<PathBuf> = ids.iter().rev().map(|id| store.tree(*id)).collect();
+    if lower.is_empty() {
+        // An image without layers; overlayfs wants one.
+        lower.push(directory.join("rootfs"));
+    }
+    let overlay = Overlay {
+        lower,
+        upper: directory.join("upper"),
+        work: directory.join("work"),
+        userxattr: !geteuid().is_root(),
+    };
+    let config = config(image, &overlay, options).map_err(|error| within(&image.name, error))?;
     for part in ["rootfs", "upper", "work"] {
         std::fs::create_dir(directory.join(part)).doing_on(doing, shown)?;
     }
-    if let Some(top) = lower.first() {
-        // The merged root looks as the upper directory does.
-        like(top, &directory.join("upper"))?;
-    }
-    let overlay = Overlay { lower, upper: directory.join("upper"), work: directory.join("work") };
-    keep(store, &directory, &ids)?;
-    for (name, document) in [(OVERLAY, json!(overlay)), ("config.json", config)] {
-        let text = format!("{document:#}\n");
-        std::fs::write(directory.join(name), text).doing_on(doing, shown)?;
+    // The merged root looks as the upper directory does.
+    like(&overlay.lower[0], &overlay.upper)?;
+    let mut keep = vec![image.digest, image.id()];
+    keep.extend(image.manifest.layers.iter().map(|layer| layer.digest));
+    keep.extend(ids);
+    let origin = Origin { name: image.name.clone(), manifest: image.digest, keep };
+    for (name, document) in [(IMAGE, json!(origin)), (Overlay::FILE, json!(overlay)), ("config.json", config)]
+    {
+        std::fs::write(directory.join(name), format!("{document:#}\n")).doing_on(doing, shown)?;
     }
     Ok(())
 }
@@ -67,87 +107,151 @@ fn like(from: &Path, to: &Path) -> Result<()> {
     let doing = "make the writable layer";
     let layer = open_layer(from).doing(doing)?;
     let stat = crate::sys::path::stat(std::os::fd::AsFd::as_fd(&layer)).doing(doing)?;
-    std::os::unix::fs::chown(to, Some(stat.st_uid), Some(stat.st_gid)).doing(doing)?;
+    if geteuid().is_root() {
+        std::os::unix::fs::chown(to, Some(stat.st_uid), Some(stat.st_gid)).doing(doing)?;
+    }
     let mode = std::os::unix::fs::PermissionsExt::from_mode(stat.st_mode & 0o7777);
     std::fs::set_permissions(to, mode).doing(doing)
 }
 
-/// Notes which layers a bundle needs, so that gc leaves them.
-fn keep(store: &Store, directory: &Path, ids: &[Digest]) -> Result<()> {
-    let doing = "note the bundle in the image store";
-    let place = store.root().join("bundles");
-    std::fs::create_dir_all(&place).doing(doing)?;
-    let name = Digest::of(directory.as_os_str().as_encoded_bytes()).hex();
-    let note = json!({"bundle": directory, "layers": ids});
-    std::fs::write(place.join(name), note.to_string()).doing(doing)
-}
-
-/// The layers that bundles need. Notes of bundles that are gone go too.
+/// The blobs and layers that bundles need. Notes of bundles that are gone go too.
 ///
 /// # Errors
 /// When a note cannot be read: then nothing is known.
-pub fn kept(store: &Store) -> Result<std::collections::BTreeSet<Digest>> {
+pub fn kept(store: &Store) -> Result<BTreeSet<Digest>> {
     #[derive(Deserialize)]
     struct Note {
         bundle: PathBuf,
-        layers: Vec<Digest>,
     }
-    let mut kept = std::collections::BTreeSet::new();
-    let Ok(notes) = std::fs::read_dir(store.root().join("bundles")) else { return Ok(kept) };
-    for path in notes.flatten().map(|entry| entry.path()) {
+    let entries = |part: &str| std::fs::read_dir(store.root().join(part)).into_iter().flatten().flatten();
+    let mut kept = BTreeSet::new();
+    for path in entries("bundles").map(|entry| entry.path()) {
         let text = std::fs::read(&path).doing("read the note of a bundle")?;
         let note: Note = serde_json::from_slice(&text).map_err(|error| {
             let shown = path.display().to_string();
             Error::new(Class::Corrupt, "read the note of a bundle").on(shown).because(error.to_string())
         })?;
-        if note.bundle.join(OVERLAY).exists() {
-            kept.extend(note.layers);
-        } else {
-            let _ = std::fs::remove_file(&path);
+        match Origin::load(&note.bundle)? {
+            Some(origin) => kept.extend(origin.keep),
+            None => drop(std::fs::remove_file(&path)),
         }
+    }
+    for path in entries(super::container::PLACE).map(|entry| entry.path()) {
+        kept.extend(Origin::load(&path)?.into_iter().flat_map(|origin| origin.keep));
     }
     Ok(kept)
 }
 
-fn config(image: &Image, lower: &[PathBuf], command: &[String]) -> Result<Value> {
-    let run = image.config.config.clone().unwrap_or_default();
-    let mut args = run.entrypoint.clone().unwrap_or_default();
-    match command {
-        [] => args.extend(run.cmd.clone().unwrap_or_default()),
+/// What is run: the entrypoint, then the command. An entrypoint of the caller's own leaves the
+/// image's command out, as in Docker: it was meant for another program.
+fn arguments(run: &RunConfig, options: &Options) -> Result<Vec<String>> {
+    let mut args = match &options.entrypoint {
+        Some(program) => Vec::from_iter(Some(program.clone()).filter(|program| !program.is_empty())),
+        None => run.entrypoint.clone().unwrap_or_default(),
+    };
+    match &options.command[..] {
+        [] if options.entrypoint.is_none() => args.extend(run.cmd.clone().unwrap_or_default()),
         command => args.extend_from_slice(command),
     }
-    if args.is_empty() {
-        return Err(refused("it does not say what to run").hint("give a command after --"));
+    match args.is_empty() {
+        true => Err(refused("it does not say what to run").hint("give a command after --")),
+        false => Ok(args),
     }
-    let mut env = run.env.clone().unwrap_or_default();
-    if !env.iter().any(|one| one.starts_with("PATH=")) {
-        env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
-    }
-    let account = account(&run.user, lower)?;
-    if !env.iter().any(|one| one.starts_with("HOME=")) {
-        env.push(format!("HOME={}", account.home));
-    }
-    let cwd = if run.working_dir.is_empty() { "/" } else { &run.working_dir };
+}
+
+fn config(image: &Image, overlay: &Overlay, options: &Options) -> Result<Value> {
+    let run = image.config.config.clone().unwrap_or_default();
+    let account = account(options.user.as_ref().unwrap_or(&run.user), overlay)?;
+    let capabilities = options::capabilities(options)?;
+    let cwd = options.workdir.as_ref().unwrap_or(&run.working_dir);
     let mut config = profile::config();
-    config["process"]["args"] = json!(args);
-    config["process"]["env"] = json!(env);
-    config["process"]["cwd"] = json!(Path::new("/").join(cwd));
-    config["process"]["user"] =
-        json!({"uid": account.uid, "gid": account.gid, "additionalGids": account.groups});
-    config["annotations"] = annotations(image, &run);
-    let volumes = run.volumes.unwrap_or_default();
-    if let Some(mounts) = config["mounts"].as_array_mut() {
-        // A volume without a source: a tmpfs that begins with what the image has there.
-        mounts.extend(volumes.keys().map(|place| {
-            json!({"destination": place, "type": "tmpfs", "source": "tmpfs",
-                "options": ["nosuid", "nodev", "tmpcopyup", "mode=755"]})
-        }));
+    let process = &mut config["process"];
+    process["args"] = json!(arguments(&run, options)?);
+    process["env"] = json!(environment(&run, options, &account)?);
+    process["cwd"] = json!(Path::new("/").join(cwd));
+    process["terminal"] = json!(options.terminal);
+    process["user"] = json!({"uid": account.uid, "gid": account.gid, "additionalGids": account.groups});
+    process["capabilities"] =
+        json!({"bounding": capabilities, "effective": capabilities, "permitted": capabilities});
+    let rlimits = options::rlimits(options)?;
+    if !rlimits.is_empty() {
+        process["rlimits"] = json!(rlimits);
+    }
+    config["root"]["readonly"] = json!(options.read_only);
+    config["hostname"] = json!(options.hostname.as_deref().unwrap_or("dhow"));
+    config["annotations"] = annotations(image, &run, options)?;
+    options::resources(options, &mut config["linux"]["resources"])?;
+    security::apply(options, &capabilities, &mut config)?;
+    network(options, &mut config);
+    mounts(&run, options, &mut config)?;
+    if !geteuid().is_root() {
+        if account.uid != 0 || account.gid != 0 {
+            return Err(refused(format!("its user {}:{} is not mapped", account.uid, account.gid))
+                .hint("without root's rights there is one user only: give --user 0"));
+        }
+        defaults::make_rootless(&mut config, geteuid().as_raw(), getegid().as_raw());
+        // setgroups(2) is not allowed there, and of the groups only the user's own is mapped.
+        config["process"]["user"]["additionalGids"] = json!([]);
     }
     Ok(config)
 }
 
-/// Labels, and what image-spec's conversion.md has beside them.
-fn annotations(image: &Image, run: &RunConfig) -> Value {
+/// The image's variables, then the caller's; PATH, HOME, HOSTNAME and TERM as Docker sets them.
+fn environment(run: &RunConfig, options: &Options, account: &Account) -> Result<Vec<String>> {
+    let image = run.env.clone().unwrap_or_default();
+    let mut all = vec![defaults::PATH.to_owned()];
+    if options.terminal {
+        all.push("TERM=xterm".into());
+    }
+    all.extend(options.hostname.iter().map(|name| format!("HOSTNAME={name}")));
+    for entry in image {
+        let name = entry.split('=').next().unwrap_or_default();
+        all.retain(|other| other.split('=').next() != Some(name));
+        all.push(entry);
+    }
+    let mut all = options::environment(options, &all)?;
+    if !all.iter().any(|one| one.starts_with("HOME=")) {
+        all.push(format!("HOME={}", account.home));
+    }
+    Ok(all)
+}
+
+fn network(options: &Options, config: &mut Value) {
+    if options.host_network {
+        if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
+            namespaces.retain(|namespace| namespace["type"] != "network");
+        }
+    } else {
+        // The ports of a network of one's own need no privilege: an image's user may be anyone.
+        config["linux"]["sysctl"] = json!({"net.ipv4.ip_unprivileged_port_start": "0"});
+    }
+}
+
+/// The image's volumes and the caller's mounts. The caller's take the place of the image's.
+fn mounts(run: &RunConfig, options: &Options, config: &mut Value) -> Result<()> {
+    let asked = options::mounts(options)?;
+    let is_asked = |place: &str| asked.iter().any(|mount| mount["destination"] == place);
+    let mut all = Vec::new();
+    for place in run.volumes.iter().flat_map(std::collections::BTreeMap::keys) {
+        let mount = options::scratch(place)
+            .ok_or_else(|| refused(format!("its volume {place:?} is no absolute path")))?;
+        if !is_asked(place) {
+            all.push(mount);
+        }
+    }
+    let etc = options.etc.iter().flat_map(|place| super::container::etc_mounts(place));
+    all.extend(etc.filter(|mount| !mount["destination"].as_str().is_some_and(is_asked)));
+    all.extend(asked.iter().cloned());
+    if let Some(mounts) = config["mounts"].as_array_mut() {
+        mounts.retain(|mount| !all.iter().any(|other| other["destination"] == mount["destination"]));
+        mounts.extend(all);
+    }
+    Ok(())
+}
+
+/// Labels, and what image-spec's conversion.md has beside them. A label that would ask something of
+/// the runtime is left out: an image is not trusted to ask for anything.
+fn annotations(image: &Image, run: &RunConfig, options: &Options) -> Result<Value> {
     let mut all = serde_json::Map::new();
     let mut note = |key: &str, value: String| {
         if !value.is_empty() {
@@ -162,113 +266,116 @@ fn annotations(image: &Image, run: &RunConfig) -> Value {
     let ports = run.exposed_ports.as_ref().map(|ports| ports.keys().cloned().collect::<Vec<_>>());
     note("exposedPorts", ports.unwrap_or_default().join(","));
     for (key, value) in run.labels.iter().flatten() {
-        all.insert(key.clone(), json!(value));
-    }
-    all.insert("org.dhow.image.name".into(), json!(image.name));
-    all.insert("org.dhow.image.digest".into(), json!(image.digest));
-    Value::Object(all)
-}
-
-/// Who runs the payload.
-struct Account {
-    uid: u32,
-    gid: u32,
-    groups: Vec<u32>,
-    home: String,
-}
-
-/// `USER[:GROUP]` by the image's own passwd and group.
-fn account(user: &str, lower: &[PathBuf]) -> Result<Account> {
-    let (name, group) = user.split_once(':').map_or((user, None), |(name, group)| (name, Some(group)));
-    let name = if name.is_empty() { "0" } else { name };
-    let number = name.parse::<u32>().ok();
-    let passwd = table(lower, "etc/passwd")?;
-    let entry = passwd.iter().find(|fields| {
-        fields[0] == name || number.is_some() && fields.get(2).and_then(|uid| uid.parse().ok()) == number
-    });
-    let field = |index: usize| entry.and_then(|fields| fields.get(index)?.parse::<u32>().ok());
-    let uid = number
-        .or_else(|| field(2))
-        .ok_or_else(|| refused(format!("its user {name:?} is not in its passwd")))?;
-    let home = entry.and_then(|fields| fields.get(5).cloned()).filter(|home| home.starts_with('/'));
-    let home = home.unwrap_or_else(|| "/".into());
-    let all_groups = table(lower, "etc/group")?;
-    let gid_of = |fields: &Vec<String>| fields.get(2).and_then(|gid| gid.parse::<u32>().ok());
-    if let Some(group) = group {
-        let found = || all_groups.iter().find(|fields| fields[0] == group).and_then(gid_of);
-        let gid = group.parse().ok().or_else(found);
-        let gid = gid.ok_or_else(|| refused(format!("its group {group:?} is not in its group file")))?;
-        return Ok(Account { uid, gid, groups: Vec::new(), home });
-    }
-    let gid = field(3).unwrap_or(0);
-    let login = entry.map_or("", |fields| fields[0].as_str());
-    let member = |fields: &&Vec<String>| {
-        !login.is_empty() && fields.get(3).is_some_and(|members| members.split(',').any(|one| one == login))
-    };
-    let groups = all_groups.iter().filter(member).filter_map(gid_of).filter(|one| *one != gid).collect();
-    Ok(Account { uid, gid, groups, home })
-}
-
-/// The fields of a file of accounts, from the topmost layer that has it. Nothing in the image can
-/// lead the reading anywhere else: no symlink is followed, and only a file is read.
-fn table(lower: &[PathBuf], path: &str) -> Result<Vec<Vec<String>>> {
-    for layer in lower {
-        let root = open_layer(layer).doing_on("open a layer", || layer.display().to_string())?;
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
-        let fd = match root.open_without_symlinks(Path::new(path), flags) {
-            Ok(fd) => fd,
-            Err(Errno::ENOENT) => continue,
-            // A symlink, a whiteout, or a file in its directory's place: what is below is hidden.
-            Err(_) => return Ok(Vec::new()),
-        };
-        let file = File::from(fd);
-        let metadata = file.metadata().doing_on("look at", || path)?;
-        if !metadata.is_file() {
-            return Ok(Vec::new());
+        if key.is_empty() || annotations::is_control(key) {
+            crate::log::warn(&format!(
+                "the image's label {key:?} is left out: it names a control of runtimes"
+            ));
+        } else {
+            all.insert(key.clone(), json!(value));
         }
-        let mut text = Vec::new();
-        file.take(MOST_ACCOUNTS).read_to_end(&mut text).doing_on("read", || path)?;
-        let text = String::from_utf8_lossy(&text);
-        return Ok(text.lines().map(|line| line.split(':').map(str::to_owned).collect()).collect());
     }
-    Ok(Vec::new())
+    all.extend(options::labels(options)?.into_iter().map(|(key, value)| (key, json!(value))));
+    all.insert(Overlay::ANNOTATION.into(), json!(image.name));
+    all.insert("org.dhow.image.digest".into(), json!(image.digest));
+    Ok(Value::Object(all))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::testing::{Scene, Tar};
+    use crate::image::documents::{Descriptor, ImageConfig, MANIFEST, Manifest};
 
-    const PASSWD: &str = "root:x:0:0::/root:/bin/sh\napp:x:7:8::/home/app:/bin/sh\n";
-
-    #[test]
-    fn users_are_the_images_own() {
-        if !nix::unistd::geteuid().is_root() {
-            return;
+    fn image(run: Value) -> Image {
+        let digest = Digest::of(b"");
+        let config =
+            Descriptor { media_type: String::new(), digest, size: 0, platform: None, annotations: None };
+        Image {
+            name: "test".into(),
+            digest,
+            manifest: Manifest { schema_version: 2, media_type: MANIFEST.into(), config, layers: Vec::new() },
+            config: ImageConfig { config: serde_json::from_value(run).unwrap(), ..ImageConfig::default() },
         }
-        let scene = Scene::new("accounts");
-        let lower = Tar::default().file("etc/passwd", PASSWD).file("etc/group", "app:x:8:\nmore:x:9:x,app\n");
-        // A link out of the image is not followed, and nothing below it counts any more.
-        let upper = Tar::default().symlink("etc/group", "/etc/group");
-        scene.layout(&[lower.end(), upper.end()]);
-        scene.import().unwrap();
-        let layers = [scene.layer(0)];
-        let of = |user: &str, layers: &[PathBuf]| {
-            account(user, layers).map(|one| (one.uid, one.gid, one.groups, one.home))
-        };
-        assert_eq!(of("app", &layers).unwrap(), (7, 8, vec![9], "/home/app".into()));
-        assert_eq!(of("7:more", &layers).unwrap(), (7, 9, vec![], "/home/app".into()));
-        assert_eq!(of("", &layers).unwrap(), (0, 0, vec![], "/root".into()));
-        assert_eq!(of("1234", &layers).unwrap(), (1234, 0, vec![], "/".into()));
-        assert!(of("nobody", &layers).is_err() && of("app:none", &layers).is_err());
-        let both = [scene.layer(1), scene.layer(0)];
-        assert_eq!(of("app", &both).unwrap().2, Vec::<u32>::new());
+    }
+
+    fn made(run: Value, options: &Options) -> Value {
+        let here = std::env::temp_dir();
+        let overlay = Overlay { lower: vec![here], ..Overlay::default() };
+        config(&image(run), &overlay, options).unwrap()
     }
 
     #[test]
     fn what_is_written_is_valid() {
-        let spec: crate::spec::Spec = serde_json::from_value(profile::config()).unwrap();
+        let config = made(json!({"Cmd": ["sh"]}), &Options::default());
+        let spec: crate::spec::Spec = serde_json::from_value(config.clone()).unwrap();
+        crate::spec::validate(&spec).unwrap();
         assert_eq!(spec.linux.masked_paths.len(), 12);
-        serde_json::from_value::<oci_spec::runtime::Spec>(profile::config()).unwrap();
+        assert!(spec.linux.seccomp.is_some());
+        serde_json::from_value::<oci_spec::runtime::Spec>(config).unwrap();
+    }
+
+    #[test]
+    fn entrypoint_and_command_are_dockers() {
+        let run = json!({"Entrypoint": ["e", "1"], "Cmd": ["c"]});
+        let of = |entrypoint: Option<&str>, command: &[&str]| {
+            let command = command.iter().map(|one| (*one).to_owned()).collect();
+            let options =
+                Options { entrypoint: entrypoint.map(str::to_owned), command, ..Options::default() };
+            arguments(&serde_json::from_value(run.clone()).unwrap(), &options).map(|args| args.join(" "))
+        };
+        assert_eq!(of(None, &[]).unwrap(), "e 1 c");
+        assert_eq!(of(None, &["x"]).unwrap(), "e 1 x");
+        assert_eq!(of(Some("p"), &[]).unwrap(), "p");
+        assert_eq!(of(Some("p"), &["x"]).unwrap(), "p x");
+        assert_eq!(of(Some(""), &["x"]).unwrap(), "x");
+        assert!(of(Some(""), &[]).unwrap_err().to_string().contains("what to run"));
+    }
+
+    /// An image that asks the runtime for a file of the host, a cgroup, a unit's property.
+    #[test]
+    fn a_label_of_an_image_controls_nothing() {
+        let hostile = [
+            "run.oci.hooks.stdout",
+            "run.oci.keep_original_groups",
+            "run.oci.systemd.subgroup",
+            "run.oci.pidfd_receiver",
+            "run.oci.seccomp_fail_unknown_syscall",
+            "org.dhow.image.name",
+            "org.dhow.anything",
+            "org.systemd.property.TasksMax",
+            "io.containers.trace-syscall",
+            "io.kubernetes.cri-o.Devices",
+            "org.criu.config",
+            "module.wasm.image/variant",
+            "",
+        ];
+        let labels: serde_json::Map<_, _> =
+            hostile.iter().map(|key| ((*key).to_owned(), json!("/x"))).collect();
+        let mut run = json!({"Cmd": ["sh"], "Labels": labels});
+        run["Labels"]["org.opencontainers.image.title"] = json!("kept");
+        run["Labels"]["com.example"] = json!("kept");
+        let config = made(run, &Options::default());
+        let found = config["annotations"].as_object().unwrap();
+        for key in hostile {
+            assert_ne!(found.get(key), Some(&json!("/x")), "{key}");
+        }
+        assert_eq!(found["com.example"], "kept");
+        assert_eq!(found["org.opencontainers.image.title"], "kept");
+        assert_eq!(found[Overlay::ANNOTATION], "test");
+    }
+
+    #[test]
+    fn the_callers_mounts_take_the_place_of_the_images() {
+        let options =
+            Options { tmpfs: vec!["/data".into(), "/dev/shm:size=1m".into()], ..Options::default() };
+        let config = made(json!({"Cmd": ["sh"], "Volumes": {"/data": {}, "/logs": {}}}), &options);
+        let mounts = config["mounts"].as_array().unwrap();
+        let at = |place: &str| mounts.iter().filter(|one| one["destination"] == place).collect::<Vec<_>>();
+        assert_eq!(at("/data").len(), 1);
+        assert_eq!(at("/data")[0]["options"], json!(["nosuid", "nodev", "noexec"]));
+        assert_eq!(at("/dev/shm").len(), 1);
+        assert_eq!(at("/logs")[0]["options"][2], "tmpcopyup");
+        let wrong = image(json!({"Cmd": ["sh"], "Volumes": {"../etc": {}}}));
+        let overlay = Overlay { lower: vec![std::env::temp_dir()], ..Overlay::default() };
+        assert!(super::config(&wrong, &overlay, &Options::default()).is_err());
     }
 }

@@ -4,7 +4,12 @@
 //! unpacked while it streams by ([`layer`]), into a directory that is renamed into the store only
 //! when every digest was right ([`import`]). Paths inside a layer go through fds ([`unpack`]).
 
+mod accounts;
+pub mod archive;
 pub mod bundle;
+pub mod changes;
+pub mod commit;
+pub mod container;
 pub mod digest;
 pub mod documents;
 pub mod erofs;
@@ -12,13 +17,16 @@ pub mod import;
 pub mod layer;
 mod layers;
 pub mod manage;
+mod options;
 mod profile;
 pub mod reference;
 pub mod registry;
 pub mod save;
+mod security;
 pub mod source;
 pub mod store;
 pub mod tar;
+pub mod tree;
 pub mod unpack;
 
 #[cfg(test)]
@@ -30,6 +38,7 @@ pub use digest::Digest;
 pub use import::{ImportRequest, Imported, import};
 pub use layer::Limits;
 pub use layers::{Backing, Progress};
+pub use options::Options;
 pub use reference::Reference;
 pub use store::{Image, Store};
 

@@ -19,8 +19,8 @@ pub mod plan;
 
 pub use cgroup_view::{CgroupView, Hierarchy};
 pub use enter::{Entered, Pivot};
-pub use idmapped::{IdMap, tree as idmapped_tree};
-pub use mounts::Building;
+pub use idmapped::{IdMap, map as map_owners, tree as idmapped_tree};
+pub use mounts::{Building, source_tree};
 pub use options::known_words;
 pub use overlay::{Overlay, open_layer};
 pub use plan::Plan;

@@ -5,15 +5,12 @@ use crate::error::{Class, Context as _, Error, Result};
 use crate::sys::mount::{Attributes, Filesystem};
 use crate::sys::path::Root;
 use nix::errno::Errno;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// The file in a bundle that says so.
-const FILE: &str = "overlay.json";
-
 /// What the rootfs is an overlay of.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlay {
     /// The layers, the topmost first: directories, and metadata of EROFS.
     pub lower: Vec<PathBuf>,
@@ -21,9 +18,14 @@ pub struct Overlay {
     pub upper: PathBuf,
     /// overlayfs's own directory, on the same filesystem.
     pub work: PathBuf,
+    /// Whether overlayfs's own marks are `user.overlay.*`: those of a user without rights.
+    #[serde(default)]
+    pub userxattr: bool,
 }
 
 impl Overlay {
+    /// The file in a bundle that says so.
+    pub const FILE: &str = "overlay.json";
     /// The annotation of a bundle that has an overlay.
     pub const ANNOTATION: &str = "org.dhow.image.name";
 
@@ -32,7 +34,7 @@ impl Overlay {
     /// # Errors
     /// [`Class::Config`] when the file cannot be read.
     pub fn load(bundle: &Path) -> Result<Option<Overlay>> {
-        let path = bundle.join(FILE);
+        let path = bundle.join(Overlay::FILE);
         let shown = || path.display().to_string();
         let text = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -43,9 +45,30 @@ impl Overlay {
         Ok(Some(overlay))
     }
 
-    /// The overlay as a detached mount. Layers go in by fd: 500 of them fit, however long their
-    /// paths are.
-    pub(super) fn mount(&self) -> Result<OwnedFd> {
+    /// The layers with the writable one, as a detached mount: seen by whoever has the fd.
+    ///
+    /// # Errors
+    /// overlayfs's, in the kernel's own words.
+    pub fn mount(&self) -> Result<OwnedFd> {
+        self.assemble(&[("upperdir", &self.upper), ("workdir", &self.work)])
+    }
+
+    /// The layers alone, to be read.
+    ///
+    /// # Errors
+    /// As for [`Overlay::mount`].
+    pub fn view(&self) -> Result<Root> {
+        match &self.lower[..] {
+            // overlayfs wants two.
+            [only] => open_layer(only).map_err(|errno| {
+                Error::system("open a layer", errno).on(only.display().to_string()).class(Class::Config)
+            }),
+            _ => self.assemble(&[]).map(Root::from),
+        }
+    }
+
+    /// Layers go in by fd: 500 of them fit, however long their paths are.
+    fn assemble(&self, writable: &[(&str, &PathBuf)]) -> Result<OwnedFd> {
         let doing = "mount the overlay of the image's layers";
         let filesystem = Filesystem::open("overlay").doing(doing)?;
         let failed = |errno: Errno, what: &Path| {
@@ -55,8 +78,15 @@ impl Overlay {
                 None => error,
             }
         };
+        if self.userxattr {
+            filesystem.set_flag("userxattr").doing(doing)?;
+        } else {
+            // The writable layer is to be read by itself later: whole files, each where it belongs.
+            filesystem.set("redirect_dir", "off").doing(doing)?;
+            filesystem.set("metacopy", "off").doing(doing)?;
+        }
         let layers = self.lower.iter().map(|path| ("lowerdir+", path));
-        for (key, path) in layers.chain([("upperdir", &self.upper), ("workdir", &self.work)]) {
+        for (key, path) in layers.chain(writable.iter().copied()) {
             let directory = open_layer(path).map_err(|errno| failed(errno, path).class(Class::Config))?;
             filesystem.set_fd(key, directory.as_fd()).map_err(|errno| failed(errno, path))?;
         }

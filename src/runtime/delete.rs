@@ -1,19 +1,20 @@
 //! `delete`: a container and all that was made for it goes.
 
-use super::container::{Container, Context, boot_id, manager_of};
+use super::container::{Container, Context, boot_id};
 use super::kill::{kill, send};
+use super::{supervise, undo};
 use crate::error::{Class, Error, Result};
 use crate::log;
 use crate::process::hooks;
 use crate::spec::HookPoint;
-use crate::state::{Locked, Operation, Phase, Record, Status, Undo};
+use crate::state::{Locked, Operation, Phase, Record, Status};
 use crate::sys::pidfd;
 use nix::unistd::Pid;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// How long a killed init may take to end: until the kernel has taken its memory apart.
-const DYING: Duration = Duration::from_secs(10);
+pub(super) const DYING: Duration = Duration::from_secs(10);
 
 /// Deletes a container that has ended or never started; with `force`, one that runs too, and what
 /// a killed create left behind. With `force` it is no error when there is none.
@@ -26,7 +27,11 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
         let _ = kill(context, id, libc::SIGKILL, false);
     }
     let locked = match context.store.lock(id) {
-        Err(error) if force && error.class == Class::NoContainer => return Ok(()),
+        Err(error) if error.class == Class::NoContainer => {
+            // Of one that was made from an image, its writable layer may be left.
+            let found = crate::image::container::remove_left(&context.images, id)?;
+            return if force || found { Ok(()) } else { Err(error) };
+        }
         locked => locked?,
     };
     let record = match locked.read() {
@@ -44,13 +49,16 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
         container.allow(Operation::Delete)?;
     }
     end_processes(&container)?;
-    remove(locked, container.record)
+    supervise::dismiss(&container.record);
+    remove(locked, container.record, force)
 }
 
 /// Ends the init, and waits for its end.
 fn end_processes(container: &Container) -> Result<()> {
     let Some(init) = container.record.init else { return Ok(()) };
-    if matches!(container.status, Status::Exited | Status::Dead) || container.record.boot != boot_id() {
+    if matches!(container.status, Status::Exited | Status::Restarting | Status::Dead)
+        || container.record.boot != boot_id()?
+    {
         return Ok(());
     }
     let Ok(process) = pidfd::open(Pid::from_raw(init.pid)) else { return Ok(()) };
@@ -72,17 +80,17 @@ fn end_processes(container: &Container) -> Result<()> {
 
 /// Replays the journal backwards and removes the record, last of all. It can be repeated: what is
 /// gone already is no error.
-pub(super) fn remove(locked: Locked, mut record: Record) -> Result<()> {
+pub(super) fn remove(locked: Locked, mut record: Record, force: bool) -> Result<()> {
     if record.phase != Phase::Removing {
         record.phase = Phase::Removing;
         locked.write(&record)?;
     }
-    for Undo::Cgroup(_) in record.undo.iter().rev() {
-        let mut cgroup = manager_of(&record)?;
-        if !record.private_pids && record.boot == boot_id() {
-            cgroup.kill_all(libc::SIGKILL)?;
-        }
-        cgroup.destroy()?;
+    let undone = undo::cgroup(&record).and_then(|()| undo::take_back(&record, force));
+    if let Err(error) = undone {
+        record.phase = Phase::Dead;
+        record.left = vec![error.to_string()];
+        locked.write(&record)?;
+        return Err(error);
     }
     let poststop = std::mem::take(&mut record.hooks.poststop);
     locked.remove()?;

@@ -1,14 +1,19 @@
 //! `run`: create, start, stay until the end, delete.
 
 use super::container::{Container, Context, out_of_memory};
-use super::create::{Created, Request, StartedBy, create};
+use super::create::{Created, Request, StartedBy, create, go_on};
 use super::delete::{delete, remove};
 use super::foreground::{Signals, stay};
+use super::supervise::exited;
 use super::{kill, start};
-use crate::error::{Class, Error, Result};
+use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
 use crate::process::protocol::Message;
 use crate::state::Status;
+use crate::sys::clone::{Child, Forked, clone3, exit_now};
+use crate::sys::pidfd;
+use nix::sched::CloneFlags;
+use std::os::fd::AsFd;
 
 /// The exit status of a payload that SIGKILL ended, as the OOM killer does.
 const KILLED: i32 = 128 + libc::SIGKILL;
@@ -20,6 +25,8 @@ pub struct RunOptions {
     pub detach: bool,
     /// Leaves the container there, stopped, when the payload has ended.
     pub keep: bool,
+    /// When it detaches, lets a process of its own delete the container when the payload has ended.
+    pub remove: bool,
 }
 
 /// Runs a container. Answers the payload's exit status, 0 when detached.
@@ -42,16 +49,23 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     let started = channel
         .send(&Message::Start)
         .and_then(|()| start::confirm(&channel))
-        .and_then(|()| start::mark_started(&locked, container));
+        .and_then(|()| start::mark_started(&locked, container, Some(&child.pidfd)))
+        .and_then(|()| go_on());
     if let Err(error) = started {
         let _ = kill::send(&Container { record: record.clone(), status: Status::Created }, libc::SIGKILL);
         let _ = nix::sys::wait::waitpid(child.pid, None);
-        if let Err(error) = remove(locked, record) {
+        if let Err(error) = remove(locked, record, false) {
             log::warn(&error.to_string());
         }
         return Err(error);
     }
-    let Some(signals) = signals else { return Ok(0) };
+    let Some(signals) = signals else {
+        drop((locked, channel, console));
+        if options.remove {
+            delete_when_ended(context, &request.id, &child)?;
+        }
+        return Ok(0);
+    };
     // Others may pause, exec into or kill the container while it runs.
     drop(locked);
     let status = stay(&child, &signals, console)?;
@@ -66,7 +80,10 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
             log::warn(&words);
         }
     }
-    if !options.keep {
+    if options.keep {
+        let written = exited(context, &request.id, child.pid.as_raw(), status).map(drop);
+        written.or_else(|error| if error.class == Class::NoContainer { Ok(()) } else { Err(error) })?;
+    } else {
         delete(context, &request.id, false).or_else(|error| match error.class {
             // Someone else was faster.
             Class::NoContainer => Ok(()),
@@ -74,6 +91,26 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
         })?;
     }
     Ok(status)
+}
+
+/// Forks a process that waits for the payload's end and deletes the container.
+fn delete_when_ended(context: &Context, id: &str, child: &Child) -> Result<()> {
+    let doing = "wait for the container's end";
+    if let Forked::Parent(_) = clone3(CloneFlags::empty(), 0, None).doing(doing)? {
+        return Ok(());
+    }
+    // Nobody waits for this one, and nothing of the caller's may be held open by it.
+    let waited = (|| {
+        let null = std::fs::File::options().read(true).write(true).open("/dev/null").doing(doing)?;
+        nix::unistd::setsid().doing(doing)?;
+        nix::unistd::dup2_stdin(&null).doing(doing)?;
+        nix::unistd::dup2_stdout(&null).doing(doing)?;
+        nix::unistd::dup2_stderr(&null).doing(doing)?;
+        nix::unistd::chdir("/").doing(doing)?;
+        pidfd::wait_ended(child.pidfd.as_fd(), None).doing(doing)?;
+        delete(context, id, false)
+    })();
+    exit_now(i32::from(waited.is_err()))
 }
 
 /// A detached terminal needs a console socket: said before anything is made.

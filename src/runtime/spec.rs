@@ -1,6 +1,7 @@
 //! `spec`: a config.json to start from.
 
 use crate::error::{Class, Error, Result};
+use crate::spec::defaults;
 use nix::unistd::{getegid, geteuid};
 use serde_json::{Value, json};
 use std::fs::OpenOptions;
@@ -26,6 +27,12 @@ pub fn write_spec(bundle: &Path, rootless: bool) -> Result<()> {
     };
     let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed)?;
     let mut config = default_config();
+    // On v1 the mount of cgroups shows the container's own even without, as runc's `spec` has it.
+    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+        && let Some(namespaces) = config["linux"]["namespaces"].as_array_mut()
+    {
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+    }
     if rootless {
         make_rootless(&mut config, geteuid().as_raw(), getegid().as_raw());
     }
@@ -41,7 +48,7 @@ fn default_config() -> Value {
             "terminal": true,
             "user": {"uid": 0, "gid": 0},
             "args": ["sh"],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+            "env": [defaults::PATH, "TERM=xterm"],
             "cwd": "/",
             "capabilities": {"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES},
             "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
@@ -49,70 +56,22 @@ fn default_config() -> Value {
         },
         "root": {"path": "rootfs", "readonly": true},
         "hostname": "dhow",
-        "mounts": mounts(),
+        "mounts": defaults::mounts(),
         "linux": {
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
-            "namespaces": [
-                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
-                {"type": "cgroup"}
-            ],
-            "maskedPaths": [
-                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"
-            ],
-            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+            "namespaces": defaults::namespaces(),
+            "maskedPaths": defaults::MASKED_PATHS,
+            "readonlyPaths": defaults::READONLY_PATHS
         }
     })
 }
 
-fn mounts() -> Value {
-    json!([
-        {"destination": "/proc", "type": "proc", "source": "proc"},
-        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-         "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
-        {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
-         "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
-        {"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-         "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
-        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
-         "options": ["nosuid", "noexec", "nodev"]},
-        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
-        {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-         "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}
-    ])
-}
-
-/// What a user without rights can have: their own id as root, the host's network, no cgroup, and
-/// of /sys what the host shows.
+/// The configuration for a user without rights, who shares the host's network.
 fn make_rootless(config: &mut Value, uid: u32, gid: u32) {
-    let linux = &mut config["linux"];
-    linux["uidMappings"] = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
-    linux["gidMappings"] = json!([{"containerID": 0, "hostID": gid, "size": 1}]);
-    if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+    if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
         namespaces.retain(|namespace| namespace["type"] != "network");
-        namespaces.push(json!({"type": "user"}));
     }
-    if let Some(linux) = linux.as_object_mut() {
-        linux.remove("resources");
-    }
-    if let Some(mounts) = config["mounts"].as_array_mut() {
-        mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
-        for mount in mounts {
-            match mount["destination"].as_str() {
-                // Without a network namespace of one's own, sysfs cannot be mounted anew.
-                Some("/sys") => {
-                    *mount = json!({"destination": "/sys", "type": "none", "source": "/sys",
-                        "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
-                }
-                // Group 5 is not mapped.
-                Some("/dev/pts") => {
-                    mount["options"] =
-                        json!(["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]);
-                }
-                _ => {}
-            }
-        }
-    }
+    defaults::make_rootless(config, uid, gid);
 }
 
 #[cfg(test)]

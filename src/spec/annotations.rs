@@ -16,6 +16,28 @@ pub const SUBGROUP: &str = "run.oci.systemd.subgroup";
 /// The unix socket to which a pidfd of the init is sent.
 pub const PIDFD_RECEIVER: &str = "run.oci.pidfd_receiver";
 
+/// Beginnings of names by which runtimes and engines are asked for something: dhow, crun, systemd's
+/// unit, podman, cri-o, CRIU.
+const CONTROLS: [&str; 10] = [
+    "run.oci.",
+    "org.dhow.",
+    "org.systemd.property.",
+    "org.criu.",
+    "io.containers.",
+    "io.container.",
+    "io.podman.",
+    "io.kubernetes.",
+    "module.wasm.",
+    "org.opencontainers.runtime",
+];
+
+/// Whether an annotation of this name asks something of a runtime, so that it must not come from an
+/// image.
+pub fn is_control(name: &str) -> bool {
+    let name = name.trim_start().to_ascii_lowercase();
+    CONTROLS.iter().any(|control| name.starts_with(control))
+}
+
 /// Whether an annotation is there and does not say no.
 pub fn is_on(annotations: &BTreeMap<String, String>, name: &str) -> bool {
     annotations.get(name).is_some_and(|value| !matches!(value.as_str(), "" | "0" | "false"))

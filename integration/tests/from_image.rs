@@ -1,0 +1,466 @@
+//! `run --image` and `create --image`: from an image to a container, and nothing left of it.
+
+use dhow_integration::image::{self, Layer};
+use dhow_integration::{Outcome, Runner, Scene, Terminal, eventually, machine, skip_unless};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+/// Imports an image of a base layer and more, called `test`.
+fn import(scene: &Scene, more: &[Layer], run: &Value) {
+    let archive = scene.dir().join("image.tar");
+    let layers = [&[image::base(scene.payload_program())], more].concat();
+    image::save(&archive, "test", &layers, run);
+    scene.dhow(["image", "import", "-q", archive.to_str().unwrap()]).run().ok();
+}
+
+fn usual(scene: &Scene) {
+    import(scene, &[], &json!({"Cmd": ["sh"], "Env": ["PATH=/bin"]}));
+}
+
+fn id(scene: &Scene) -> String {
+    format!("{}-c", scene.tag())
+}
+
+/// `run --image test OPTIONS ID -- COMMAND`.
+fn run(scene: &Scene, options: &[&str], command: &[&str]) -> Runner {
+    let command = if command.is_empty() { vec![] } else { [&["--"], command].concat() };
+    scene.dhow(["run", "--image", "test"]).args(options).args([id(scene)]).args(command)
+}
+
+/// Starts one that stays, and answers when its payload runs.
+fn up(scene: &Scene, options: &[&str], command: &[&str]) {
+    run(scene, &[&["--detach"], options].concat(), command).run().ok();
+}
+
+fn delete(scene: &Scene) {
+    scene.dhow(["delete", "--force", &id(scene)]).run().ok();
+}
+
+fn containers(scene: &Scene) -> Vec<PathBuf> {
+    let all = fs::read_dir(scene.state_dir().join("@images/containers"));
+    all.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// Nothing of a container is left, in the store either.
+#[track_caller]
+fn is_gone(scene: &Scene) {
+    assert_eq!(containers(scene), Vec::<PathBuf>::new());
+    scene.is_clean();
+}
+
+#[test]
+fn an_image_runs_as_it_says() {
+    let scene = Scene::new();
+    let say = "id -u; id -g; id -G; pwd; echo $A $HOME $HOSTNAME; cat /etc/hostname; ls -ld /data; exit 5";
+    let run_config = json!({"Entrypoint": ["sh", "-c"], "Cmd": [say], "User": "app", "WorkingDir": "/work/dir",
+        "Env": ["PATH=/bin", "A=1"], "Volumes": {"/data": {}}, "StopSignal": "SIGINT", "Labels": {"com.example": "x"}});
+    import(&scene, &[], &run_config);
+    let seen = run(&scene, &[], &[]).run().exits(5);
+    let lines: Vec<&str> = seen.stdout.lines().collect();
+    let name = id(&scene);
+    assert_eq!(lines[..6], ["7", "8", "8 9", "/work/dir", &format!("1 /home/app {name}"), &name], "{seen}");
+    assert!(lines[6].starts_with("drwxr-xr-x"), "{seen}");
+    is_gone(&scene);
+    // Another command, and what annotations tell of the image.
+    up(&scene, &[], &["sleep 1000"]);
+    let state = scene.dhow(["state", &name]).run().ok().json();
+    assert_eq!(state["annotations"]["com.example"], "x");
+    assert_eq!(state["annotations"]["org.opencontainers.image.stopSignal"], "SIGINT");
+    scene.dhow(["image", "rm", "test"]).run().ok();
+    // What a container needs stays.
+    scene.dhow(["image", "gc"]).run().ok();
+    scene.dhow(["exec", &name, "cat", "/etc/group"]).run().ok();
+    delete(&scene);
+    is_gone(&scene);
+}
+
+#[test]
+fn options_say_more_than_the_image() {
+    let scene = Scene::new();
+    import(&scene, &[], &json!({"Cmd": ["false"], "Env": ["PATH=/bin", "A=1", "B=2"], "User": "app"}));
+    let says = |options: &[&str], script: &str| {
+        let seen = run(&scene, options, &["sh", "-c", script]).run().ok();
+        is_gone(&scene);
+        seen.stdout.trim_end().to_owned()
+    };
+    assert_eq!(says(&["--user", "0:more"], "id -u; id -g"), "0\n9");
+    assert_eq!(says(&["-u", "1234"], "id -u; echo $HOME"), "1234\n/");
+    let file = scene.dir().join("env");
+    fs::write(&file, "# comment\nC=3\n\nA=5\n").unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(says(&["-e", "A=9", "-e", "D", "--env-file", file], "echo $A $B $C"), "9 2 3");
+    assert_eq!(says(&["--workdir", "/made/for/it"], "pwd"), "/made/for/it");
+    assert_eq!(says(&["--hostname", "box"], "hostname; grep -c box /etc/hosts"), "box\n1");
+    assert_eq!(says(&["--read-only"], "touch /x 2>/dev/null || echo read-only"), "read-only");
+    assert_eq!(says(&["--read-only", "--tmpfs", "/t:size=1m,exec"], "touch /t/x && echo ok"), "ok");
+    assert_eq!(
+        says(&["--user", "0", "--cap-drop", "ALL", "--cap-add", "chown"], "grep CapEff /proc/self/status"),
+        "CapEff:\t0000000000000001"
+    );
+    assert_eq!(says(&["--ulimit", "nofile=77:88"], "ulimit -n; ulimit -Hn"), "77\n88");
+    assert_eq!(says(&["--name", &id(&scene)], "hostname"), id(&scene));
+    let outcome = scene.dhow(["run", "--image", "test", "--entrypoint", "id", "--", "-u"]).run().ok();
+    assert_eq!(outcome.stdout, "7\n");
+    let shared = scene.dir().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::write(shared.join("in"), "from the host").unwrap();
+    let volume = format!("{}:/v", shared.display());
+    let script = "cat /v/in; echo out >/v/out";
+    assert_eq!(says(&["--user", "0", "--volume", &volume], script), "from the host");
+    assert_eq!(fs::read_to_string(shared.join("out")).unwrap(), "out\n");
+    let read_only = format!("{volume}:ro");
+    assert_eq!(
+        says(&["--user", "0", "-v", &read_only], "echo x 2>/dev/null >/v/x || echo read-only"),
+        "read-only"
+    );
+}
+
+#[test]
+fn limits_are_the_cgroups() {
+    let scene = Scene::new();
+    usual(&scene);
+    up(&scene, &["--memory", "64m", "--cpus", "0.5", "--pids-limit", "20"], &["sleep", "1000"]);
+    let config = fs::read_to_string(scene.state_dir().join(id(&scene)).join("config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["linux"]["resources"]["memory"]["limit"], 64 << 20);
+    let stats = scene.dhow(["events", "--stats", &id(&scene)]).run().ok().json();
+    assert_eq!(stats["data"]["pids"]["limit"], 20, "{stats}");
+    delete(&scene);
+    is_gone(&scene);
+}
+
+#[test]
+fn what_is_wrong_is_said_and_leaves_nothing() {
+    let scene = Scene::new();
+    usual(&scene);
+    for (options, words) in [
+        (&["--user", "nobody"][..], &["nobody", "passwd"][..]),
+        (&["--volume", "data:/x"], &["--volume", "named"]),
+        (&["--cap-add", "nonsense"], &["--cap-add", "nonsense"]),
+        (&["--cpus", "x"], &["--cpus"]),
+        (&["--memory", "1x"], &["--memory"]),
+        (&["--label", "run.oci.keep_original_groups=1"], &["--label", "run.oci"]),
+        (&["--network", "bridge"], &["--network", "cni:NAME"]),
+        (&["--publish", "1:2"], &["cni"]),
+        (&["--security-opt", "nonsense"], &["--security-opt", "nonsense"]),
+        (&["--security-opt", "seccomp=/no/such/file"], &["/no/such/file"]),
+        (&["--keep", "--rm"], &["--keep", "--rm"]),
+        (&["--entrypoint", "/no/such"], &["/no/such", "no such file"]),
+        (&["--name", "other"], &["two names"]),
+        (&["--ulimit", "nonsense=1"], &["RLIMIT_NONSENSE"]),
+    ] {
+        run(&scene, options, &[]).run().fails(words);
+        is_gone(&scene);
+    }
+    scene.dhow(["run", "--image", "nonsense"]).run().fails(&["no such image"]);
+    scene.dhow(["run", "--memory", "1m", "x"]).run().fails(&["--memory needs --image"]);
+    scene.dhow(["run", "x", "--", "ls"]).run().fails(&["needs --image"]);
+    is_gone(&scene);
+}
+
+#[test]
+fn create_start_exec_delete() {
+    let scene = Scene::new();
+    usual(&scene);
+    let create = scene.dhow(["create", "--image", "test", "--", "sh", "-c", "echo begun; exec sleep 1000"]);
+    let mut running = create.spawn();
+    let name = running.finish().ok().stdout.trim_end().to_owned();
+    assert!(name.split('-').count() == 3, "{name}");
+    assert_eq!(scene.dhow(["state", &name]).run().ok().json()["status"], "created");
+    scene.dhow(["start", &name]).run().ok();
+    running.until_it_says("begun");
+    scene.dhow(["exec", &name, "sh", "-c", "echo x >/new"]).run().ok();
+    assert_eq!(containers(&scene).len(), 1);
+    scene.dhow(["create", "--image", "test", &name]).run().fails(&["already exists"]);
+    scene.dhow(["delete", &name]).run().fails(&["running"]);
+    scene.dhow(["delete", "--force", &name]).run().ok();
+    is_gone(&scene);
+}
+
+#[test]
+fn kept_until_it_is_deleted_or_gone_by_itself() {
+    let scene = Scene::new();
+    usual(&scene);
+    run(&scene, &["--keep"], &["sh", "-c", "echo x >/kept"]).run().ok();
+    assert_eq!(fs::read_to_string(containers(&scene)[0].join("upper/kept")).unwrap(), "x\n");
+    scene.dhow(["delete", &id(&scene)]).run().ok();
+    is_gone(&scene);
+    let seen = run(&scene, &["--detach", "--rm"], &["sleep", "0.2"]).run().ok();
+    assert_eq!(seen.stdout, "");
+    eventually("the container deletes itself", || containers(&scene).is_empty());
+    is_gone(&scene);
+}
+
+/// A maker that was killed, and a reboot, leave a directory without a record.
+#[test]
+fn what_is_left_without_a_record_can_be_deleted() {
+    let scene = Scene::new();
+    usual(&scene);
+    let name = id(&scene);
+    let left = scene.state_dir().join("@images/containers").join(&name);
+    fs::create_dir_all(left.join("upper/a")).unwrap();
+    fs::write(left.join("config.json"), "{}").unwrap();
+    run(&scene, &[], &["true"]).run().fails(&["already exists", "delete --force"]);
+    assert!(left.exists());
+    scene.dhow(["delete", "--force", &name]).run().ok();
+    is_gone(&scene);
+    // One that was never whole goes with gc too.
+    fs::create_dir_all(left.join("upper")).unwrap();
+    scene.dhow(["image", "gc"]).run().ok();
+    is_gone(&scene);
+    run(&scene, &[], &["true"]).run().ok();
+}
+
+/// `create` is killed at any moment: `delete --force` clears all that it left.
+#[test]
+fn a_killed_create_is_cleared() {
+    let scene = Scene::new();
+    usual(&scene);
+    for delay in [0, 1, 2, 3, 5, 8, 12] {
+        let running = scene.dhow(["create", "--image", "test", &id(&scene)]).spawn();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(running.pid()),
+            nix::sys::signal::Signal::SIGKILL,
+        );
+        drop(running);
+        eventually("what is left can be deleted", || {
+            scene.dhow(["delete", "--force", &id(&scene)]).run().code == 0 && containers(&scene).is_empty()
+        });
+        is_gone(&scene);
+    }
+}
+
+#[test]
+fn an_archive_is_imported_on_the_way() {
+    let scene = Scene::new();
+    let archive = scene.dir().join("some.tar");
+    image::save(
+        &archive,
+        "fresh:1",
+        &[image::base(scene.payload_program())],
+        &json!({"Cmd": ["/bin/id", "-u"]}),
+    );
+    let path = archive.to_str().unwrap().to_owned();
+    for name in [path.clone(), format!("docker-archive:{path}"), "fresh:1".into()] {
+        scene.dhow(["run", "--image", &name]).run().ok().says("0");
+    }
+    scene.dhow(["run", "--image", "./some.tar"]).cwd(scene.dir()).run().ok().says("0");
+    is_gone(&scene);
+}
+
+#[test]
+fn a_terminal_in_the_foreground() {
+    let scene = Scene::new();
+    usual(&scene);
+    let (mut terminal, path) = Terminal::open();
+    let script = format!(
+        "exec {} --root {} run --image test -it -e TERM=vt100 {} -- /payload tty -- exit 3 <{tty} >{tty} 2>&1",
+        dhow_integration::command::binary().display(),
+        scene.state_dir().display(),
+        id(&scene),
+        tty = path.display(),
+    );
+    let keep_open = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let running = Runner::new("/bin/sh").args(["-c", &script]).spawn();
+    terminal.until("isatty=true,true,true");
+    running.wait().exits(3);
+    drop(keep_open);
+    is_gone(&scene);
+}
+
+#[test]
+fn the_network_is_loopback_or_the_hosts() {
+    let scene = Scene::new();
+    usual(&scene);
+    let links = |options: &[&str]| {
+        let seen = run(
+            &scene,
+            options,
+            &["sh", "-c", "ip -o link | wc -l; cat /sys/class/net/lo/flags; ls -l /proc/self/ns/net"],
+        );
+        seen.run().ok().stdout
+    };
+    let alone = links(&[]);
+    assert!(alone.starts_with("1\n0x9\n"), "one interface, which is up: {alone}");
+    let host = fs::read_link("/proc/self/ns/net").unwrap();
+    let shared = links(&["--network", "host"]);
+    assert!(shared.contains(host.to_str().unwrap()) && !alone.contains(host.to_str().unwrap()), "{shared}");
+}
+
+/// The default profile denies what an administrator of the host does, and nothing else.
+#[test]
+fn the_default_seccomp_profile_holds() {
+    let scene = Scene::new();
+    usual(&scene);
+    let of = |options: &[&str], command: &[&str]| -> Outcome {
+        run(&scene, &[&["--cap-add", "ALL", "--cap-drop", "SYS_ADMIN"], options].concat(), command).run()
+    };
+    // The first has the capability to blame, the others have only the filter.
+    for command in [
+        &["mount", "-t", "tmpfs", "tmpfs", "/etc"][..],
+        &["unshare", "-U", "true"],
+        &["unshare", "-n", "true"],
+        &["/payload", "personality", "262144"],
+        &["/payload", "socket", "40"],
+        &["swapon", "/payload"],
+    ] {
+        let seen = of(&[], command);
+        assert_ne!(seen.code, 0, "{seen}");
+        let said = format!("{}{}", seen.stdout, seen.stderr);
+        let denied = ["not permitted", "EPERM", "are you root"].iter().any(|word| said.contains(word));
+        assert!(denied, "{seen}");
+    }
+    // Without the filter the same is allowed: it was the filter that said no.
+    for command in [&["unshare", "-U", "true"][..], &["/payload", "personality", "262144"]] {
+        of(&["--security-opt", "seccomp=unconfined"], command).ok();
+    }
+    let admin = |command: &[&str]| run(&scene, &["--cap-add", "SYS_ADMIN"], command).run();
+    admin(&["mount", "-t", "tmpfs", "tmpfs", "/etc"]).ok();
+    admin(&["unshare", "-m", "true"]).ok();
+    run(&scene, &["--cap-drop", "SYS_CHROOT"], &["chroot", "/", "/bin/true"]).run().exits(1);
+    run(&scene, &[], &["chroot", "/", "/bin/true"]).run().ok();
+    let common = "set -e; mkdir /d; echo a >/d/a; ln /d/a /d/b; tar cf /t.tar /d; gzip /t.tar; rm -r /d; \
+        gzip -d /t.tar.gz; tar xf /t.tar -C /; cat /d/b; find / -xdev -name a | sort | xargs sha256sum >/dev/null; \
+        sleep 0.01 & wait; date >/dev/null; ps >/dev/null; echo x | awk '{print $1}' | sed s/x/y/; \
+        touch /d/t; chmod 700 /d/t; stat /d/t >/dev/null; ip a >/dev/null; id";
+    let seen = run(&scene, &[], &["sh", "-c", common]).run().ok();
+    assert!(seen.stdout.starts_with("a\ny\nuid=0"), "{seen}");
+    // Also for what `exec` adds.
+    up(&scene, &[], &["sleep", "1000"]);
+    let seen = scene.dhow(["exec", &id(&scene), "/payload", "status", "Seccomp"]).run().ok();
+    assert_eq!(seen.line("Seccomp:"), "2");
+    delete(&scene);
+    is_gone(&scene);
+}
+
+#[test]
+fn a_seccomp_profile_of_the_callers_own() {
+    let scene = Scene::new();
+    usual(&scene);
+    let profile = scene.dir().join("profile.json");
+    // Docker's form: it depends on a capability.
+    let rule = json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 18,
+        "excludes": {"caps": ["CAP_SYS_TIME"]}});
+    let text = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}).to_string();
+    fs::write(&profile, text).unwrap();
+    let option = format!("seccomp={}", profile.display());
+    let mkdir = ["/payload", "mkdir", "/tmp"];
+    let seen = run(&scene, &["--security-opt", &option], &mkdir).run();
+    assert_eq!(seen.stdout, "! mkdir: EXDEV\n", "{seen}");
+    run(&scene, &["--security-opt", &option, "--cap-add", "SYS_TIME"], &mkdir).run().ok();
+    fs::write(&profile, "{}").unwrap();
+    run(&scene, &["--security-opt", &option], &mkdir).run().fails(&["profile.json", "defaultAction"]);
+}
+
+/// An image asks, by labels, for files of the host and more.
+#[test]
+fn labels_of_an_image_reach_nothing() {
+    let scene = Scene::new();
+    let victim = scene.dir().join("victim");
+    let socket = scene.dir().join("socket");
+    let labels = json!({"run.oci.hooks.stdout": victim, "run.oci.hooks.stderr": victim,
+        "run.oci.pidfd_receiver": socket, "run.oci.systemd.subgroup": "../../x", "org.dhow.image.name": "other",
+        "RUN.OCI.hooks.stdout": victim, "run.oci.seccomp_fail_unknown_syscall": "1"});
+    import(&scene, &[], &json!({"Cmd": ["sleep", "1000"], "Env": ["PATH=/bin"], "Labels": labels}));
+    up(&scene, &[], &[]);
+    let state = scene.dhow(["state", &id(&scene)]).run().ok().json();
+    let found = state["annotations"].as_object().unwrap();
+    assert!(!found.keys().any(|key| key.to_lowercase().starts_with("run.oci.")), "{found:?}");
+    assert_eq!(found["org.dhow.image.name"], "docker.io/library/test:latest");
+    assert!(!victim.exists());
+    delete(&scene);
+    is_gone(&scene);
+}
+
+/// The image has links where dhow puts files and directories: all of it stays in the container.
+#[test]
+fn links_of_an_image_lead_nowhere() {
+    let scene = Scene::new();
+    let outside = scene.dir().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("victim"), "untouched").unwrap();
+    let victim = outside.join("victim");
+    let up_there = format!("../../../../../../..{}", outside.display());
+    let hostile = Layer::default()
+        .symlink("etc/hosts", victim.to_str().unwrap())
+        .symlink("etc/hostname", &format!("{up_there}/victim"))
+        .symlink("etc/resolv.conf", "/proc/1/root/etc/resolv.conf")
+        .symlink("work", &up_there)
+        .symlink("data", outside.to_str().unwrap());
+    let config = json!({"Cmd": ["sh", "-c", "pwd; ls"], "Env": ["PATH=/bin"], "WorkingDir": "/work/sub",
+        "Volumes": {"/data/volume": {}}});
+    import(&scene, &[hostile], &config);
+    // Refusing it and resolving it inside the rootfs are both right.
+    let _ = run(&scene, &[], &[]).run();
+    let _ = run(&scene, &["--workdir", "/data/x"], &[]).run();
+    let names: Vec<_> = fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["victim"]);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+    is_gone(&scene);
+}
+
+/// The user's name is looked up in the image, whose files may be links to the host's.
+#[test]
+fn accounts_of_the_host_are_not_the_images() {
+    let scene = Scene::new();
+    let outside = scene.dir().join("passwd");
+    fs::write(&outside, "hosts:x:42:42::/:/bin/sh\n").unwrap();
+    let hostile = Layer::default().symlink("etc/passwd", outside.to_str().unwrap());
+    import(&scene, &[hostile], &json!({"Cmd": ["id", "-u"], "Env": ["PATH=/bin"], "User": "hosts"}));
+    run(&scene, &[], &[]).run().fails(&["\"hosts\"", "passwd"]);
+    is_gone(&scene);
+}
+
+#[test]
+fn a_user_without_rights_runs_an_image() {
+    const UID: u32 = 54321;
+    skip_unless!(machine::has_program("setpriv"), "no setpriv program (util-linux)");
+    skip_unless!(machine::has_namespace("user"), "the kernel has no user namespaces");
+    let scene = Scene::new();
+    let home = scene.dir().join("home");
+    fs::create_dir(&home).unwrap();
+    fs::copy(dhow_integration::command::binary(), home.join("dhow")).unwrap();
+    let archive = home.join("image.tar");
+    let layer = image::filled(Layer::of(UID), scene.payload_program());
+    image::save(&archive, "test", &[layer, Layer::of(UID).file("etc/motd", "old")], &json!({"Cmd": ["sh"]}));
+    fs::set_permissions(&archive, fs::Permissions::from_mode(0o644)).unwrap();
+    chown(&home, Some(UID), Some(UID)).unwrap();
+    let dhow = |words: &[&str]| {
+        let user = [format!("--reuid={UID}"), format!("--regid={UID}"), "--clear-groups".into()];
+        let root = home.join("state").display().to_string();
+        let own = [home.join("dhow").display().to_string(), "--root".into(), root];
+        Runner::new("setpriv").args(user).args(own).args(words.iter().copied()).cwd(&home).run()
+    };
+    dhow(&["image", "import", "image.tar"]).ok();
+    let name = id(&scene);
+    let script = "id -u; echo new >/etc/motd; rm /etc/group; mkdir -p /a/b; cat /etc/hostname; ls /proc/self/ns >/dev/null";
+    let seen = dhow(&["run", "--image", "test", "--keep", &name, "--", "sh", "-c", script]).ok();
+    assert_eq!(seen.stdout, format!("0\n{name}\n"));
+    let seen = dhow(&["diff", &name]).ok();
+    assert_eq!(seen.stdout, "A /a\nA /a/b\nC /etc\nD /etc/group\nC /etc/motd\n");
+    dhow(&["delete", &name]).ok();
+    assert!(fs::read_dir(home.join("state/@images/containers")).unwrap().next().is_none());
+    dhow(&["run", "--image", "test", "--user", "7", &name, "--", "true"]).fails(&["not mapped", "--user 0"]);
+    dhow(&["run", "--image", "test", "--network", "cni:x", &name, "--", "true"]).fails(&["root's rights"]);
+    scene.is_clean();
+}
+
+/// What `dhow bundle` makes has the same profile, and runs as any bundle.
+#[test]
+fn a_bundle_is_run_like_any_other() {
+    let scene = Scene::new();
+    usual(&scene);
+    let bundle = scene.dir().join("bundle");
+    let path = bundle.to_str().unwrap();
+    scene.dhow(["bundle", "test", path, "unshare", "-U", "true"]).run().ok();
+    let config: Value =
+        serde_json::from_str(&fs::read_to_string(bundle.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["linux"]["seccomp"]["defaultAction"], "SCMP_ACT_ERRNO");
+    let seen = scene.dhow(["run", "--bundle", path, &id(&scene)]).run().exits(1);
+    assert!(seen.stderr.contains("not permitted"), "{seen}");
+    assert!(Path::new(path).join("upper").is_dir());
+    scene.is_clean();
+}

@@ -1,0 +1,129 @@
+//! The options of `create --image` and `run --image`.
+
+use super::table::{Args, Flag, Positional, option, switch};
+use super::update::bytes;
+use crate::error::{Class, Error, Result};
+use crate::image::Options;
+use crate::runtime::FromImage;
+use std::path::PathBuf;
+
+/// How many options there are.
+pub(super) const COUNT: usize = 26;
+
+/// They mean something only together with `--image`.
+pub(super) const FLAGS: [Flag; COUNT] = [
+    option("image", "IMAGE", "make the container from this image: a name, or an archive to import first"),
+    option("name", "NAME", "the container's id, in place of the argument [default: one is made up]"),
+    switch("tty", "give the payload a terminal").short('t'),
+    switch("interactive", "taken for compatibility: standard input is always the payload's").short('i'),
+    option("env", "NAME=VALUE", "set a variable; a NAME alone passes on the caller's").short('e').many(),
+    option("env-file", "FILE", "a file of such lines").many(),
+    option("user", "USER[:GROUP]", "who runs the payload, by the image's passwd and group").short('u'),
+    option("workdir", "DIR", "where the payload is run; made when it is missing").short('w'),
+    option("entrypoint", "PROGRAM", "in place of the image's Entrypoint and Cmd"),
+    switch("read-only", "make the root filesystem read-only"),
+    option("volume", "SOURCE:DIR[:OPTIONS]", "mount a directory of the host; DIR alone is a scratch volume")
+        .short('v')
+        .many(),
+    option("tmpfs", "DIR[:OPTIONS]", "mount a tmpfs").many(),
+    option("memory", "BYTES", "memory limit; k, m and g may follow").short('m'),
+    option("cpus", "N", "how many CPUs' time it may use: 1.5"),
+    option("pids-limit", "N", "most processes; -1 is unlimited"),
+    option("cap-add", "CAP", "give a capability, or ALL").many(),
+    option("cap-drop", "CAP", "take a capability away, or ALL").many(),
+    option("hostname", "NAME", "the host's name in the container [default: its id]"),
+    option("label", "KEY=VALUE", "set an annotation").short('l').many(),
+    option("ulimit", "NAME=SOFT[:HARD]", "set a resource limit").many(),
+    option("security-opt", "OPTION", "seccomp=unconfined|FILE, no-new-privileges=BOOL, or apparmor=PROFILE")
+        .many(),
+    option("network", "NETWORK", "none (loopback only), host, or cni:NAME [default: none]"),
+    option("publish", "[ADDRESS:]HOST:PORT[/PROTOCOL]", "publish a port of the container (CNI)")
+        .short('p')
+        .many(),
+    option("cni-conf-dir", "DIR", "where CNI networks are described [default: /etc/cni/net.d]"),
+    switch("rm", "delete the container when it has ended: `run` does so unless it detaches"),
+    switch("init", "taken for compatibility").hidden(),
+];
+
+/// The id, which `--image` makes up when it is not there.
+pub(super) const ID: Positional = Positional { required_unless: Some("image"), ..super::table::ID };
+
+/// What is run in place of the image's Cmd.
+pub(super) const COMMAND: Positional = Positional {
+    name: "command",
+    required: false,
+    required_unless: None,
+    rest: true,
+    greedy: false,
+    many: false,
+    last: true,
+    help: "with --image: what to run in place of the image's Cmd",
+};
+
+/// The options of a command followed by those of images.
+pub(super) const fn with<const OWN: usize, const ALL: usize>(own: [Flag; OWN]) -> [Flag; ALL] {
+    let mut all = [FLAGS[0]; ALL];
+    let mut at = 0;
+    while at < ALL {
+        all[at] = if at < OWN { own[at] } else { FLAGS[at - OWN] };
+        at += 1;
+    }
+    all
+}
+
+/// What is asked of an image; `None` when the container is to come from a bundle.
+pub(super) fn from_image(args: &Args) -> Result<Option<FromImage>> {
+    let Some(image) = args.value("image") else {
+        let stray = FLAGS.iter().find(|flag| args.given.iter().any(|(name, _)| *name == flag.long));
+        let word = stray.map(|flag| format!("--{}", flag.long));
+        let word = word.or_else(|| args.last.first().map(|_| "a command".to_owned()));
+        return match word {
+            Some(word) => Err(Error::new(Class::Usage, format!("{word} needs --image"))
+                .because("without it config.json says how the container is made")),
+            None => Ok(None),
+        };
+    };
+    if args.value("bundle").is_some() {
+        return Err(Error::new(Class::Usage, "--image and --bundle exclude each other"));
+    }
+    let id = match (args.positional(0), args.value("name")) {
+        (Some(id), Some(name)) if id != name => {
+            return Err(Error::new(Class::Usage, "two names for one container").on(format!("{id}, {name}")));
+        }
+        (id, name) => id.or(name).map(str::to_owned),
+    };
+    Ok(Some(FromImage {
+        image: image.to_owned(),
+        id,
+        options: options(args)?,
+        network: args.value("network").map(str::to_owned),
+        cni_directory: args.value("cni-conf-dir").map(PathBuf::from),
+        publish: args.values("publish"),
+    }))
+}
+
+fn options(args: &Args) -> Result<Options> {
+    let text = |name: &str| args.value(name).map(str::to_owned);
+    Ok(Options {
+        command: args.last.clone(),
+        terminal: args.is_on("tty"),
+        env: args.values("env"),
+        env_files: args.values("env-file"),
+        user: text("user"),
+        workdir: text("workdir"),
+        entrypoint: text("entrypoint"),
+        read_only: args.is_on("read-only"),
+        volumes: args.values("volume"),
+        tmpfs: args.values("tmpfs"),
+        memory: bytes(args, "memory")?,
+        cpus: text("cpus"),
+        pids_limit: super::number(args, "pids-limit")?,
+        cap_add: args.values("cap-add"),
+        cap_drop: args.values("cap-drop"),
+        hostname: text("hostname"),
+        labels: args.values("label"),
+        ulimits: args.values("ulimit"),
+        security: args.values("security-opt"),
+        ..Options::default()
+    })
+}

@@ -1,0 +1,346 @@
+//! What a person asks of a container made from an image, in the words that Docker and podman take.
+
+use crate::error::{Class, Context as _, Error, Result};
+use crate::spec::{annotations, defaults, load};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// How a container differs from what its image says.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// What is run in place of the image's Cmd.
+    pub command: Vec<String>,
+    /// Whether the payload gets a terminal.
+    pub terminal: bool,
+    /// `NAME=VALUE`, or `NAME` to pass on the caller's.
+    pub env: Vec<String>,
+    /// Files of such lines.
+    pub env_files: Vec<String>,
+    /// `USER[:GROUP]`.
+    pub user: Option<String>,
+    /// Where the payload is run.
+    pub workdir: Option<String>,
+    /// In place of the image's Entrypoint; the image's Cmd is then left out too.
+    pub entrypoint: Option<String>,
+    /// Whether the root is read-only.
+    pub read_only: bool,
+    /// `SOURCE:PLACE[:OPTIONS]`, or a place alone for a scratch volume.
+    pub volumes: Vec<String>,
+    /// `PLACE[:OPTIONS]`.
+    pub tmpfs: Vec<String>,
+    /// Bytes.
+    pub memory: Option<i64>,
+    /// CPUs, `1.5`.
+    pub cpus: Option<String>,
+    /// Most processes.
+    pub pids_limit: Option<i64>,
+    /// Capabilities beside the default ones, or `ALL`.
+    pub cap_add: Vec<String>,
+    /// Capabilities that are taken away, or `ALL`.
+    pub cap_drop: Vec<String>,
+    /// The host's name in the container.
+    pub hostname: Option<String>,
+    /// `KEY=VALUE`.
+    pub labels: Vec<String>,
+    /// `NAME=SOFT[:HARD]`.
+    pub ulimits: Vec<String>,
+    /// `seccomp=unconfined|FILE`, `no-new-privileges[=BOOL]`.
+    pub security: Vec<String>,
+    /// Whether the network is the host's.
+    pub host_network: bool,
+    /// The directory of the container's own /etc/hostname, /etc/hosts and /etc/resolv.conf.
+    pub etc: Option<PathBuf>,
+}
+
+/// The error for an option's value.
+pub(super) fn wrong(option: &str, value: &str, cause: impl Into<String>) -> Error {
+    Error::new(Class::Usage, format!("invalid value of --{option}")).on(format!("{value:?}")).because(cause)
+}
+
+/// Puts a variable in, in place of one of the same name.
+fn set(env: &mut Vec<String>, entry: String) {
+    let name = entry.split('=').next().unwrap_or_default();
+    env.retain(|other| other.split('=').next() != Some(name));
+    env.push(entry);
+}
+
+/// The environment: the image's, then what the files and the options say.
+///
+/// # Errors
+/// When a file cannot be read, or a name is empty.
+pub(super) fn environment(options: &Options, image: &[String]) -> Result<Vec<String>> {
+    let mut env = image.to_vec();
+    let mut take = |entry: &str, option: &str| {
+        match entry.split_once('=') {
+            Some(("", _)) => return Err(wrong(option, entry, "a variable needs a name")),
+            Some(_) => set(&mut env, entry.to_owned()),
+            // A name alone passes on the caller's variable, if there is one.
+            None => match std::env::var(entry) {
+                Ok(value) => set(&mut env, format!("{entry}={value}")),
+                Err(_) => env.retain(|other| other.split('=').next() != Some(entry)),
+            },
+        }
+        Ok(())
+    };
+    for file in &options.env_files {
+        let text = load::read(Path::new(file)).map_err(|error| error.hint("--env-file needs a file"))?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        for line in
+            text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
+            take(line, "env-file")?;
+        }
+    }
+    options.env.iter().try_for_each(|entry| take(entry, "env"))?;
+    Ok(env)
+}
+
+/// The capabilities: Docker's, without those that are dropped, with those that are added.
+///
+/// # Errors
+/// For a name that the kernel does not know.
+pub(super) fn capabilities(options: &Options) -> Result<Vec<String>> {
+    let known: Vec<String> = caps::all().into_iter().map(|one| one.to_string()).collect();
+    let named = |text: &str, option: &str| {
+        let name = text.to_ascii_uppercase();
+        let name = if name == "ALL" || name.starts_with("CAP_") { name } else { format!("CAP_{name}") };
+        match name == "ALL" || known.contains(&name) {
+            true => Ok(name),
+            false => Err(wrong(option, text, "there is no such capability")),
+        }
+    };
+    let names = |list: &[String], option: &str| {
+        list.iter().flat_map(|one| one.split(',')).map(|one| named(one, option)).collect::<Result<Vec<_>>>()
+    };
+    let (add, drop) = (names(&options.cap_add, "cap-add")?, names(&options.cap_drop, "cap-drop")?);
+    let mut all: Vec<String> = match (add.iter().any(|one| one == "ALL"), drop.iter().any(|one| one == "ALL"))
+    {
+        (true, _) => known.iter().filter(|one| can_be_given(one)).cloned().collect(),
+        (false, true) => Vec::new(),
+        (false, false) => defaults::CAPABILITIES.iter().map(|one| (*one).to_owned()).collect(),
+    };
+    all.retain(|one| !drop.contains(one));
+    for one in add {
+        if one != "ALL" && !all.contains(&one) {
+            all.push(one);
+        }
+    }
+    all.sort_unstable();
+    Ok(all)
+}
+
+/// Whether dhow could give a capability: all of them are more than some machines let it have.
+fn can_be_given(name: &str) -> bool {
+    let capability = name.parse::<caps::Capability>();
+    capability.is_ok_and(|one| caps::has_cap(None, caps::CapSet::Bounding, one).unwrap_or(false))
+}
+
+/// The mounts that options ask for.
+///
+/// # Errors
+/// For a source or a place that is not absolute, and options that nobody knows.
+pub(super) fn mounts(options: &Options) -> Result<Vec<Value>> {
+    let volumes = options.volumes.iter().map(|text| volume(text));
+    volumes.chain(options.tmpfs.iter().map(|text| tmpfs(text))).collect()
+}
+
+fn volume(text: &str) -> Result<Value> {
+    let refuse = |cause: &str| wrong("volume", text, cause);
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, place, words) = match parts[..] {
+        [place] => {
+            return scratch(place).ok_or_else(|| refuse("the place in the container must be absolute"));
+        }
+        [source, place] => (source, place, ""),
+        [source, place, words] => (source, place, words),
+        _ => return Err(refuse("it must be SOURCE:PLACE or SOURCE:PLACE:OPTIONS")),
+    };
+    if !place.starts_with('/') {
+        return Err(refuse("the place in the container must be absolute"));
+    }
+    if !source.starts_with(['/', '.']) {
+        return Err(
+            refuse("there are no named volumes").hint("give a directory of the host: /PATH or ./PATH")
+        );
+    }
+    let mut mount_options = vec!["rbind".to_owned()];
+    for word in words.split(',').filter(|word| !word.is_empty()) {
+        match word {
+            // Labels of SELinux, which `docker run` takes everywhere.
+            "z" | "Z" | "rw" => {}
+            "ro" | "nosuid" | "nodev" | "noexec" | "private" | "rprivate" | "slave" | "rslave" | "shared"
+            | "rshared" => mount_options.push(word.to_owned()),
+            "bind" | "rbind" => mount_options[0] = word.to_owned(),
+            other => return Err(refuse(&format!("there is no option {other:?}"))),
+        }
+    }
+    let source = std::path::absolute(source).doing_on("find the source of a volume", || source)?;
+    if !source.exists() {
+        return Err(refuse("the source is not there").hint(format!("make it: {}", source.display())));
+    }
+    Ok(json!({"destination": place, "type": "bind", "source": source, "options": mount_options}))
+}
+
+/// A volume without a source: a tmpfs that begins with what the image has there.
+pub(super) fn scratch(place: &str) -> Option<Value> {
+    place.starts_with('/').then(|| {
+        json!({"destination": place, "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "nodev", "tmpcopyup", "mode=755"]})
+    })
+}
+
+fn tmpfs(text: &str) -> Result<Value> {
+    let (place, words) = text.split_once(':').unwrap_or((text, ""));
+    if !place.starts_with('/') {
+        return Err(wrong("tmpfs", text, "the place in the container must be absolute"));
+    }
+    let mut all: Vec<&str> = vec!["nosuid", "nodev", "noexec"];
+    for word in words.split(',').filter(|word| !word.is_empty()) {
+        // `exec` takes back `noexec`, and so on: the last word about it counts.
+        let opposite = word.strip_prefix("no").map_or_else(|| format!("no{word}"), str::to_owned);
+        all.retain(|other| *other != opposite);
+        all.push(word);
+    }
+    Ok(json!({"destination": place, "type": "tmpfs", "source": "tmpfs", "options": all}))
+}
+
+/// `linux.resources` beside the devices.
+///
+/// # Errors
+/// For a number of CPUs that is none.
+pub(super) fn resources(options: &Options, resources: &mut Value) -> Result<()> {
+    /// CFS's usual period in microseconds.
+    const PERIOD: f64 = 100_000.0;
+    if let Some(bytes) = options.memory {
+        resources["memory"] = json!({"limit": bytes});
+    }
+    if let Some(text) = &options.cpus {
+        let cpus = text.parse::<f64>().ok().filter(|cpus| (0.01..=100_000.0).contains(cpus));
+        let cpus = cpus.ok_or_else(|| wrong("cpus", text, "it must be a number of CPUs, 0.01 or more"))?;
+        #[expect(clippy::cast_possible_truncation, reason = "at most 10^10")]
+        let quota = (cpus * PERIOD).round() as i64;
+        resources["cpu"] = json!({"quota": quota, "period": 100_000});
+    }
+    if let Some(limit) = options.pids_limit {
+        resources["pids"] = json!({"limit": limit});
+    }
+    Ok(())
+}
+
+/// `process.rlimits`.
+///
+/// # Errors
+/// For what is not `NAME=SOFT[:HARD]`.
+pub(super) fn rlimits(options: &Options) -> Result<Vec<Value>> {
+    options.ulimits.iter().map(|text| rlimit(text)).collect()
+}
+
+fn rlimit(text: &str) -> Result<Value> {
+    let number = |word: &str| match word {
+        "-1" | "unlimited" => Some(u64::MAX),
+        word => word.parse().ok(),
+    };
+    let limit = text.split_once('=').and_then(|(name, limits)| {
+        let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+        Some((name, number(soft)?, number(hard)?))
+    });
+    let (name, soft, hard) = limit.ok_or_else(|| wrong("ulimit", text, "it must be NAME=SOFT[:HARD]"))?;
+    let name = format!("RLIMIT_{}", name.to_ascii_uppercase());
+    Ok(json!({"type": name, "soft": soft, "hard": hard}))
+}
+
+/// Labels as annotations. None of them may be one that asks something of the runtime.
+///
+/// # Errors
+/// For a key that is reserved, or none.
+pub(super) fn labels(options: &Options) -> Result<Vec<(String, String)>> {
+    let split = |text: &String| {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        match key {
+            "" => Err(wrong("label", text, "a label needs a key")),
+            key if annotations::is_control(key) => {
+                Err(wrong("label", text, "this key asks something of the runtime, which a label cannot"))
+            }
+            key => Ok((key.to_owned(), value.to_owned())),
+        }
+    };
+    options.labels.iter().map(split).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(|one| (*one).to_owned()).collect()
+    }
+
+    #[test]
+    fn variables_replace_each_other() {
+        let options = Options { env: words(&["B=3", "D", "C="]), ..Options::default() };
+        let env = environment(&options, &words(&["A=1", "B=2", "D=9"])).unwrap();
+        assert_eq!(env, ["A=1", "B=3", "C="]);
+        let passed = Options { env: words(&["PATH"]), ..Options::default() };
+        assert_eq!(environment(&passed, &[]).unwrap(), [format!("PATH={}", std::env::var("PATH").unwrap())]);
+        assert!(environment(&Options { env: words(&["=x"]), ..Options::default() }, &[]).is_err());
+    }
+
+    #[test]
+    fn capabilities_are_added_and_dropped() {
+        let of = |add: &[&str], drop: &[&str]| {
+            capabilities(&Options { cap_add: words(add), cap_drop: words(drop), ..Options::default() })
+        };
+        assert_eq!(of(&[], &[]).unwrap().len(), 14);
+        assert_eq!(of(&["net_admin"], &["ALL"]).unwrap(), ["CAP_NET_ADMIN"]);
+        assert!(!of(&["all"], &["sys_admin"]).unwrap().contains(&"CAP_SYS_ADMIN".into()));
+        assert!(of(&["ALL"], &[]).unwrap().iter().all(|one| can_be_given(one)));
+        assert!(
+            !of(&[], &["CAP_CHOWN,KILL"]).unwrap().iter().any(|one| one == "CAP_CHOWN" || one == "CAP_KILL")
+        );
+        assert!(of(&["nonsense"], &[]).is_err() && of(&[], &[""]).is_err());
+    }
+
+    #[test]
+    fn volumes_as_people_write_them() {
+        let of = |text: &str| {
+            mounts(&Options { volumes: words(&[text]), ..Options::default() }).map(|m| m[0].clone())
+        };
+        assert_eq!(of("/tmp:/x:ro,Z").unwrap()["options"], json!(["rbind", "ro"]));
+        assert_eq!(of("/data").unwrap()["type"], "tmpfs");
+        let here = of("./src:/x").unwrap()["source"].as_str().unwrap().to_owned();
+        assert_eq!(Path::new(&here), std::env::current_dir().unwrap().join("src"));
+        for text in ["/tmp:x", "data:/x", "/tmp:/x:nonsense", "/a:/b:c:d", "x", "/no/such/place:/x"] {
+            assert!(of(text).is_err(), "{text}");
+        }
+        let of = |text: &str| {
+            mounts(&Options { tmpfs: words(&[text]), ..Options::default() }).map(|m| m[0].clone())
+        };
+        assert_eq!(of("/x").unwrap()["options"], json!(["nosuid", "nodev", "noexec"]));
+        assert_eq!(of("/x:size=1m,exec").unwrap()["options"], json!(["nosuid", "nodev", "size=1m", "exec"]));
+        assert!(of("x").is_err());
+    }
+
+    #[test]
+    fn limits_as_people_write_them() {
+        let mut value = json!({});
+        let options =
+            Options { cpus: Some("1.5".into()), memory: Some(5), pids_limit: Some(7), ..Options::default() };
+        resources(&options, &mut value).unwrap();
+        assert_eq!(value["cpu"], json!({"quota": 150_000, "period": 100_000}));
+        assert_eq!((&value["memory"]["limit"], &value["pids"]["limit"]), (&json!(5), &json!(7)));
+        for cpus in ["0", "-1", "x", "nan", "inf"] {
+            let options = Options { cpus: Some(cpus.into()), ..Options::default() };
+            assert!(resources(&options, &mut json!({})).is_err(), "{cpus}");
+        }
+        assert_eq!(rlimit("nofile=1:2").unwrap(), json!({"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2}));
+        assert_eq!(rlimit("core=-1").unwrap()["hard"], json!(u64::MAX));
+        assert!(rlimit("nofile").is_err() && rlimit("nofile=x").is_err());
+    }
+
+    #[test]
+    fn a_label_asks_nothing_of_the_runtime() {
+        let of = |text: &str| labels(&Options { labels: words(&[text]), ..Options::default() });
+        assert_eq!(of("a.b=c=d").unwrap(), [("a.b".to_owned(), "c=d".to_owned())]);
+        assert!(of("run.oci.hooks.stdout=/etc/x").is_err() && of("=x").is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! A container from an image: the image is found or imported, a bundle is made of it in the image
+//! store, and from there on it is a container as any other.
+
+use super::cni::Network;
+use super::container::Context;
+use super::create::Request;
+use crate::error::{Class, Error, Result};
+use crate::image::documents::Platform;
+use crate::image::store::{Image, Store, Use};
+use crate::image::{Backing, ImportRequest, Limits, Options, Reference, container, import};
+use crate::state::Undo;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What is asked of `create --image` and `run --image`.
+#[derive(Debug, Clone, Default)]
+pub struct FromImage {
+    /// The image's name, or the path of an archive or a layout that is imported first.
+    pub image: String,
+    /// The container's id; one is made up when there is none.
+    pub id: Option<String>,
+    /// How the container differs from what the image says.
+    pub options: Options,
+    /// `none`, `host` or `cni:NAME`.
+    pub network: Option<String>,
+    /// Where CNI networks are described.
+    pub cni_directory: Option<PathBuf>,
+    /// Ports: `[ADDRESS:]HOST:CONTAINER[/PROTOCOL]`.
+    pub publish: Vec<String>,
+}
+
+/// Makes a bundle of an image and goes on with it. When that fails, the bundle goes too.
+///
+/// # Errors
+/// Those of the image, of the options, and of what is done with the bundle.
+pub fn with_image<T>(
+    context: &Context,
+    from: &FromImage,
+    request: Request,
+    go: impl FnOnce(&Request) -> Result<T>,
+) -> Result<T> {
+    let request = prepare(context, from, request)?;
+    let result = go(&request);
+    // What has a record is taken back by that.
+    if result.is_err() && context.store.check_free(&request.id).is_ok() {
+        let _ = container::remove(&request.bundle);
+    }
+    result
+}
+
+fn prepare(context: &Context, from: &FromImage, request: Request) -> Result<Request> {
+    let id = match &from.id {
+        Some(id) => id.clone(),
+        None => free_name(context)?,
+    };
+    context.store.check_free(&id)?;
+    let mut options = from.options.clone();
+    let network = network(context, from, &mut options)?;
+    let store = Store::open(&context.images, Use::Shared)?;
+    let image = find(&store, &from.image)?;
+    let bundle = container::make(&store, &image, &id, &options)?;
+    Ok(Request { id, undo: vec![Undo::Directory(bundle.clone())], bundle, network, ..request })
+}
+
+fn network(context: &Context, from: &FromImage, options: &mut Options) -> Result<Option<Network>> {
+    let asked = from.network.as_deref().unwrap_or("none");
+    if let Some(name) = asked.strip_prefix("cni:") {
+        if context.rootless {
+            return Err(Error::new(Class::Unsupported, "join a CNI network")
+                .on(name)
+                .because("its plugins change the host's network, which takes root's rights")
+                .hint("give --network none or --network host"));
+        }
+        return Network::find(name, from.cni_directory.as_deref(), &from.publish).map(Some);
+    }
+    if !from.publish.is_empty() {
+        return Err(Error::new(Class::Usage, "publish a port")
+            .on(format!("--network {asked}"))
+            .because("only a CNI network can publish ports")
+            .hint("give --network cni:NAME too"));
+    }
+    match asked {
+        "none" => {}
+        "host" => options.host_network = true,
+        other => {
+            return Err(Error::new(Class::Usage, "unknown value of --network")
+                .on(format!("{other:?}"))
+                .hint("it is none, host or cni:NAME"));
+        }
+    }
+    Ok(None)
+}
+
+/// An image by its name; what looks like a path, or is one and no name, is imported first.
+fn find(store: &Store, name: &str) -> Result<Image> {
+    let transported = ["oci:", "docker-archive:"].iter().find_map(|transport| name.strip_prefix(transport));
+    let is_path = transported.is_some() || name.starts_with(['/', '.']);
+    let path = Path::new(transported.unwrap_or(name));
+    if !is_path {
+        return match store.find(name) {
+            Err(error) if error.class == Class::Config && path.exists() => bring(store, path),
+            found => found,
+        };
+    }
+    bring(store, path)
+}
+
+/// Imports the one image of an archive or a layout.
+fn bring(store: &Store, path: &Path) -> Result<Image> {
+    let request = |name| ImportRequest {
+        from: path.to_owned(),
+        name,
+        platform: Platform::host(),
+        limits: Limits::default(),
+        backing: Backing::default(),
+        progress: Arc::default(),
+    };
+    let imported = match import(store, &request(None)) {
+        // It has no name of its own: its file's has to do.
+        Err(error) if error.class == Class::Usage => {
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            import(store, &request(Some(Reference::parse(&stem.to_lowercase())?)))?
+        }
+        imported => imported?,
+    };
+    match &imported[..] {
+        [only] => store.find(&only.names.first().map(ToString::to_string).unwrap_or_default()),
+        several => {
+            let names: Vec<String> =
+                several.iter().flat_map(|one| &one.names).map(ToString::to_string).collect();
+            Err(Error::new(Class::Usage, "there is more than one image")
+                .on(path.display().to_string())
+                .because(format!("all are imported now: {}", names.join(", ")))
+                .hint("give one of these names"))
+        }
+    }
+}
+
+/// A name that no container has.
+fn free_name(context: &Context) -> Result<String> {
+    const HOW: [&str; 16] = [
+        "agile", "brave", "bright", "calm", "clever", "eager", "gentle", "happy", "keen", "kind", "lively",
+        "merry", "nimble", "quiet", "swift", "witty",
+    ];
+    const WHO: [&str; 16] = [
+        "badger", "crane", "dolphin", "falcon", "heron", "ibex", "lynx", "marten", "newt", "otter", "puffin",
+        "raven", "seal", "stoat", "tern", "wren",
+    ];
+    use std::hash::BuildHasher;
+    for _ in 0..100 {
+        // Seeded by the kernel's random numbers; a name has to be free, not secret.
+        let number = std::hash::RandomState::new().hash_one(std::process::id());
+        let pick =
+            |shift: usize, list: [&'static str; 16]| list[usize::from(number.to_le_bytes()[shift] % 16)];
+        let name = format!("{}-{}-{:04x}", pick(0, HOW), pick(1, WHO), (number >> 16) & 0xffff);
+        let place = container::directory(&context.images, &name);
+        if context.store.check_free(&name).is_ok() && !place.exists() {
+            return Ok(name);
+        }
+    }
+    Err(Error::new(Class::Internal, "find a free name for the container"))
+}
