@@ -82,6 +82,10 @@ test-vm: ## cgroup v2 with every controller, and systemd, in an emulated machine
 	@.ci/need qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap cpio:cpio mkfs.ext4:e2fsprogs depmod:kmod
 	integration/test-vm.sh
 
+test-images: build ## a real image against umoci, skopeo and erofs-utils (some minutes, downloads packages)
+	@.ci/need debootstrap:debootstrap zstd:zstd
+	integration/test-images.sh
+
 conformance: build ## runc's own test suite against dhow (some minutes); FILES="exec.bats" for some
 	@.ci/need debootstrap:debootstrap
 	integration/conformance.sh $(FILES)

@@ -91,7 +91,7 @@ group_engines() {
         netavark aardvark-dns passt fuse-overlayfs busybox-static
 }
 group_images() {
-    install images umoci skopeo podman erofs-utils docker-registry apache2-utils openssl mtree-netbsd
+    install images umoci skopeo podman erofs-utils docker-registry attr mtree-netbsd
 }
 
 group_conformance() {

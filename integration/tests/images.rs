@@ -287,3 +287,60 @@ fn a_registry_with_tls_and_a_password() {
     pull(authority).ok();
     pull("/dev/null").fails(&["pull", "certificate"]);
 }
+
+/// A user without rights, and without ids of their own but one.
+const USER: u32 = 54322;
+
+#[test]
+fn a_user_without_rights_imports() {
+    let scene = Scene::new();
+    let home = scene.dir().join("home");
+    let dir = home.join("made");
+    fs::create_dir_all(&dir).unwrap();
+    // Owners, a device, a capability, a directory that its owner may not enter, and whiteouts.
+    let script = r#"
+set -eu; cd "$1"
+mkdir -p 1/closed 1/d 2/d; echo x >1/closed/x; chmod 500 1/closed; echo y >1/d/y; chown 7:8 1/d/y; chmod 4755 1/d/y
+mknod 1/null c 1 3; : >2/d/.wh..wh..opq; : >2/.wh.null; echo z >2/d/z
+diffs=
+for layer in 1 2; do
+    tar --sort=name --numeric-owner -C $layer -cf $layer.tar .
+    diffs="$diffs,\"sha256:$(sha256sum $layer.tar | cut -d ' ' -f 1)\""
+done
+printf '{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[%s]}}' "${diffs#,}" >config.json
+echo '[{"Config":"config.json","RepoTags":["made:1"],"Layers":["1.tar","2.tar"]}]' >manifest.json
+tar -cf image.tar config.json manifest.json 1.tar 2.tar
+"#;
+    Runner::new("/bin/sh").args(["-c", script, "sh", dir.to_str().unwrap()]).run().ok();
+    std::os::unix::fs::chown(&home, Some(USER), Some(USER)).unwrap();
+    fs::copy(dhow_integration::command::binary(), home.join("dhow")).unwrap();
+    let dhow = |words: &[&str]| {
+        let user = [format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".into()];
+        let (program, state) = (home.join("dhow"), home.join("state"));
+        let own = [program.to_str().unwrap(), "--root", state.to_str().unwrap()];
+        Runner::new("setpriv").args(user).args(own).args(words).cwd(&home).run()
+    };
+    dhow(&["image", "import", "--platform", "linux/amd64", "made/image.tar"]).ok();
+    let layers = dhow(&["image", "inspect", "made:1"]).ok().json()["layers"].clone();
+    let at = |layer: usize, path: &str| PathBuf::from(layers[layer].as_str().unwrap()).join(path);
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let file = fs::metadata(at(0, "d/y")).unwrap();
+    assert_eq!((file.uid(), file.mode() & 0o7777), (USER, 0o4755));
+    assert!(!at(0, "null").exists(), "a user cannot make devices");
+    assert_eq!(fs::metadata(at(0, "closed")).unwrap().mode() & 0o777, 0o700);
+    let hidden = fs::symlink_metadata(at(1, "null")).unwrap();
+    assert!(hidden.file_type().is_char_device() && hidden.rdev() == 0);
+    // What overlayfs makes of it in the user's own namespace.
+    let mount = format!(
+        "mkdir -p upper work merged && mount -t overlay overlay -o userxattr,lowerdir={}:{},upperdir=upper,workdir=work merged && ls merged merged/d",
+        at(1, "").display(),
+        at(0, "").display()
+    );
+    let user = [format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".into()];
+    let unshare = Runner::new("setpriv").args(user).args(["unshare", "-Urm", "sh", "-c", &mount]);
+    unshare.cwd(&home).run().ok().says("merged:\nclosed\nd\n\nmerged/d:\nz");
+    dhow(&["image", "import", "--backing", "erofs", "made/image.tar"]).fails(&["erofs", "--backing auto"]);
+    dhow(&["image", "rm", "made:1"]).ok();
+    dhow(&["image", "gc"]).ok();
+    assert!(count(&home.join("state/@images/layers")) == 0 && count(&home.join("state/@images/tmp")) == 0);
+}

@@ -2,8 +2,9 @@
 //! leave the store as it was, the second come out as Docker has them. As root only.
 
 use super::digest::Digest;
-use super::testing::{Scene, Tar, header};
-use super::{Limits, documents};
+use super::erofs::tests::assert_same;
+use super::testing::{Scene, Tar, can_mount_erofs, header};
+use super::{Backing, Limits, documents};
 use serde_json::json;
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -35,6 +36,15 @@ fn accept(name: &str, layers: &[Tar]) -> Option<Scene> {
         let scene = Scene::new(name);
         scene.layout(&layers.iter().map(|layer| layer.clone().end()).collect::<Vec<_>>());
         scene.import().unwrap();
+        if can_mount_erofs() {
+            // What is accepted as a directory is accepted as an index, and looks the same.
+            let index = Scene::new(&format!("{name}-erofs"));
+            index.layout(&layers.iter().map(|layer| layer.clone().end()).collect::<Vec<_>>());
+            index.import_as(Backing::Erofs, Limits::default()).unwrap();
+            for layer in 0..layers.len() {
+                assert_same(&scene.tree(layer), &index.tree(layer));
+            }
+        }
         scene
     })
 }
@@ -66,7 +76,13 @@ fn odd_names_stay_inside() {
 #[test]
 fn links_that_lead_out() {
     let outside = "/var/tmp";
-    refuse("up", Tar::default().symlink("l", "../../..").file("l/x/y", "x"), "entry \"l/x/y\"");
+    // Upwards ends at the layer's own root, as in a container.
+    let up = Tar::default().symlink("l", "../../..").file("l/x/y", "x").directory("l/d").file("l/d", "y");
+    if let Some(scene) = accept("up", &[up]) {
+        assert_eq!(std::fs::read_to_string(scene.layer(0).join("x/y")).unwrap(), "x");
+        assert!(scene.layer(0).join("d").is_file());
+        assert_eq!(std::fs::read_dir(scene.base.join("outside")).unwrap().count(), 1);
+    }
     refuse(
         "absolute",
         Tar::default().symlink("l", outside).file("l/victim", "x"),
@@ -142,6 +158,7 @@ fn whiteouts_that_are_wrong() {
     refuse("wh-dot", Tar::default().file(".wh..", ""), "a whiteout that names nothing");
     refuse("wh-dots", Tar::default().file(".wh...", ""), "a whiteout that names nothing");
     refuse("wh-kind", Tar::default().file(".wh..wh.plnk", ""), "a whiteout of a kind that is not known");
+    refuse("wh-parent", Tar::default().file(".wh.a/x", ""), "a whiteout that is a directory");
     refuse("wh-root", Tar::default().file(".wh..wh..opq", ""), "the root of a layer cannot be opaque");
     refuse("wh-device", Tar::default().device("a", 0, 0), "overlayfs's own mark");
     for key in ["trusted.overlay.opaque", "user.overlay.redirect"] {
@@ -178,6 +195,25 @@ fn whiteouts_that_are_right() {
     }
     assert!(root.join("f").is_file() && root.join("g").is_file());
     assert!(opaque(&root.join("b")) && opaque(&root.join("c")) && !opaque(&root.join("a")));
+}
+
+#[test]
+fn opaque_after_its_siblings() {
+    let layer =
+        Tar::default().directory("d").file("d/before", "").file("d/.wh..wh..opq", "").file("d/after", "");
+    let Some(scene) = accept("opaque", &[Tar::default().directory("d"), layer]) else { return };
+    let root = scene.layer(1);
+    assert!(opaque(&root.join("d")) && root.join("d/before").is_file() && root.join("d/after").is_file());
+}
+
+#[test]
+fn a_size_of_pax_is_the_size() {
+    let mut header = header("a", b'0', 0);
+    header[124..136].copy_from_slice(b"00000000001\0");
+    let layer = Tar::default().pax("size", b"5").raw(header, b"12345").file("b", "next");
+    let Some(scene) = accept("pax-size-right", &[layer]) else { return };
+    let read = |name: &str| std::fs::read_to_string(scene.layer(0).join(name)).unwrap();
+    assert_eq!((read("a"), read("b")), ("12345".into(), "next".into()));
 }
 
 #[test]
@@ -303,6 +339,23 @@ fn bombs_and_broken_streams() {
 }
 
 #[test]
+fn what_follows_a_compressed_layer() {
+    if !is_root() {
+        return;
+    }
+    let plain = Tar::default().file("a", "one").file("b", "two").end();
+    let frames = [&plain[..700], &plain[700..]].map(|part| zstd::encode_all(part, 3).unwrap()).concat();
+    let scene = Scene::new("frames");
+    scene.layout_of(&[(frames.clone(), Digest::of(&plain))]);
+    scene.import().unwrap();
+    assert_eq!(std::fs::read_to_string(scene.layer(0).join("b")).unwrap(), "two");
+    let trailing = [frames, b"trailing".to_vec()].concat();
+    refuse_blob("zstd-trailing", trailing, &plain, Limits::default(), "the layer cannot be decoded");
+    let second = [plain.clone(), plain.clone()].concat();
+    refuse_blob("two-archives", gzip(&second), &second, Limits::default(), "data after the end");
+}
+
+#[test]
 fn gzip_of_two_members_is_one_layer() {
     if !is_root() {
         return;
@@ -357,6 +410,43 @@ fn documents_that_are_wrong() {
     scene.refused("of another kind than sha256");
     scene.index(&[json!({"mediaType": "", "digest": Digest::of(b""), "size": 1_u64 << 40})]);
     scene.refused("is larger than");
+}
+
+#[test]
+fn documents_of_the_wrong_kind_or_size() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new("kinds");
+    let manifest = |media_type: &str, config: &serde_json::Value, layer: &serde_json::Value| {
+        json!({"schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer]}).to_string()
+    };
+    let plain = Tar::default().file("a", "x").end();
+    let layer = scene.blob("application/vnd.oci.image.layer.v1.tar", &plain);
+    let config = json!({"rootfs": {"diff_ids": [Digest::of(&plain)]}}).to_string();
+    let config = scene.blob(documents::CONFIG, config.as_bytes());
+    let put = |described: &str, own: &str, config: &serde_json::Value, layer: &serde_json::Value| {
+        scene.index(&[scene.blob(described, manifest(own, config, layer).as_bytes())]);
+    };
+    put(documents::INDEX, documents::MANIFEST, &config, &layer);
+    scene.refused("and the document itself");
+    put(documents::INDEX, "", &config, &layer);
+    scene.refused("its media type says index, and it is a manifest");
+    let odd = scene.blob("application/vnd.example.model", &plain);
+    put(documents::MANIFEST, documents::MANIFEST, &config, &odd);
+    scene.refused("a layer of the unknown media type");
+    let large = scene.blob(documents::CONFIG, &vec![b' '; 5 << 20]);
+    put(documents::MANIFEST, documents::MANIFEST, &large, &layer);
+    scene.refused("is larger than 4194304 bytes");
+    let short = json!({"rootfs": {"diff_ids": []}}).to_string();
+    let short = scene.blob(documents::CONFIG, short.as_bytes());
+    put(documents::MANIFEST, documents::MANIFEST, &short, &layer);
+    scene.refused("its manifest has 1 layers, and its configuration 0");
+    let deep = scene.blob(documents::CONFIG, &b"[".repeat(100_000));
+    put(documents::MANIFEST, documents::MANIFEST, &deep, &layer);
+    scene.refused("its configuration cannot be read");
+    put(documents::MANIFEST, documents::MANIFEST, &config, &layer);
+    scene.import().unwrap();
 }
 
 #[test]

@@ -83,6 +83,11 @@ pub fn import(store: &Store, request: &ImportRequest) -> Result<Vec<Imported>> {
     let backing = match request.backing {
         Backing::Auto if erofs::is_possible(&workplace.path)? => Backing::Erofs,
         Backing::Auto => Backing::Directory,
+        Backing::Erofs if !erofs::is_possible(&workplace.path)? => {
+            return Err(Error::new(Class::Unsupported, "keep layers as EROFS")
+                .because("this process cannot mount one: it takes Linux 6.12 and root of the host")
+                .hint("--backing auto uses directories where EROFS cannot be"));
+        }
         asked => asked,
     };
     let batch = Batch {

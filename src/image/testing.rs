@@ -1,7 +1,7 @@
 //! Building images for tests: archives byte by byte, so that they can be wrong in every way.
 
 use super::digest::Digest;
-use super::{ImportRequest, Imported, Limits, Reference, Store, import};
+use super::{Backing, ImportRequest, Imported, Limits, Reference, Store, import};
 use crate::error::Result;
 use crate::image::documents::Platform;
 use crate::image::store::Use;
@@ -85,6 +85,12 @@ impl Tar {
     }
 }
 
+/// Whether the kernel mounts what is written.
+pub fn can_mount_erofs() -> bool {
+    static POSSIBLE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *POSSIBLE.get_or_init(|| super::erofs::is_possible(&Scene::new("erofs-probe").base).unwrap())
+}
+
 /// A place with a store, an image and something outside, removed when dropped.
 #[derive(Debug)]
 pub struct Scene {
@@ -146,10 +152,10 @@ impl Scene {
     }
 
     pub fn import_limited(&self, limits: Limits) -> Result<Imported> {
-        self.import_as(super::Backing::Directory, limits)
+        self.import_as(Backing::Directory, limits)
     }
 
-    pub fn import_as(&self, backing: super::Backing, limits: Limits) -> Result<Imported> {
+    pub fn import_as(&self, backing: Backing, limits: Limits) -> Result<Imported> {
         let request = ImportRequest {
             from: self.base.join("layout"),
             name: Some(Reference::parse("test").unwrap()),
@@ -189,12 +195,19 @@ impl Scene {
     pub fn refused_by(&self, limits: Limits, words: &str) {
         drop(self.store());
         let before = self.stored();
-        let error = self.import_limited(limits).expect_err(words).to_string();
-        assert!(error.contains(words), "{words:?} is not in: {error}");
-        assert!(!error.contains('\n'), "{error}");
-        assert_eq!(before, self.stored(), "{words}: the store has changed");
-        assert_eq!(std::fs::read_to_string(self.base.join("outside/victim")).unwrap(), "untouched");
-        assert_eq!(std::fs::read_dir(self.base.join("outside")).unwrap().count(), 1);
+        let mut backings = vec![Backing::Directory];
+        backings.extend(can_mount_erofs().then_some(Backing::Erofs));
+        for backing in backings {
+            let error = self.import_as(backing, limits).expect_err(words).to_string();
+            assert!(error.contains(words), "{backing:?}: {words:?} is not in: {error}");
+            assert!(!error.contains('\n'), "{error}");
+            // It names the image, and in it the layer.
+            let place = ["test:latest: ", "layout: "].iter().any(|place| error.contains(place));
+            assert!(place && (!error.contains("entry") || error.contains(": layer ")), "{error}");
+            assert_eq!(before, self.stored(), "{words}: the store has changed");
+            assert_eq!(std::fs::read_to_string(self.base.join("outside/victim")).unwrap(), "untouched");
+            assert_eq!(std::fs::read_dir(self.base.join("outside")).unwrap().count(), 1);
+        }
     }
 
     /// The directory of a layer, the lowest being 0.

@@ -23,6 +23,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 const OPAQUE: &str = "trusted.overlay.opaque";
+/// The mark of overlayfs mounted with `userxattr`, which is the one that a user may set.
+const USER_OPAQUE: &str = "user.overlay.opaque";
 const MOST_NAME: usize = 255;
 const MOST_PATH: usize = 4095;
 const MOST_DEPTH: usize = 256;
@@ -47,6 +49,9 @@ pub struct Unpacker<'a> {
     parent: Option<(Vec<u8>, OwnedFd)>,
     directories: BTreeMap<Vec<u8>, Finish>,
     umask: u32,
+    /// A user without rights: every file becomes their own, devices are left out, and a directory
+    /// stays one that its owner can enter and empty.
+    rootless: bool,
 }
 
 impl Sink for Unpacker<'_> {
@@ -60,12 +65,17 @@ impl Sink for Unpacker<'_> {
             self.directories.insert(Vec::new(), finish_of(entry));
             return set_xattrs(self.root.as_fd(), entry);
         };
+        check_parent(parent)?;
         self.enter(parent)?;
         if let Some(whiteout) = whiteout_of(name)? {
             return self.whiteout(parent, whiteout);
         }
         if matches!(entry.kind, Kind::CharDevice) && entry.device == (0, 0) {
             return Err(refused("a character device 0:0 is overlayfs's own mark"));
+        }
+        if self.rootless && matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice) {
+            // As podman: a user's container has the devices that the runtime gives it.
+            return Ok(());
         }
         if entry.kind == Kind::HardLink {
             return self.hard_link(entry, &path, name);
@@ -84,11 +94,12 @@ impl Sink for Unpacker<'_> {
         for (path, finish) in std::mem::take(&mut self.directories).into_iter().rev() {
             let doing = "set the owner and mode of a directory";
             let directory = self.open_directory(&path).doing(doing)?;
-            if !(finish.uid == 0 && finish.gid == 0) {
+            if self.owns(finish.uid, finish.gid) {
                 let (uid, gid) = (Uid::from_raw(finish.uid), Gid::from_raw(finish.gid));
                 fchown(&directory, Some(uid), Some(gid)).doing(doing)?;
             }
-            fchmod(&directory, Mode::from_raw_mode(finish.mode)).doing(doing)?;
+            let mode = if self.rootless { finish.mode | 0o700 } else { finish.mode };
+            fchmod(&directory, Mode::from_raw_mode(mode)).doing(doing)?;
             futimens(&directory, &times(finish.mtime)).doing(doing)?;
         }
         Ok(())
@@ -104,12 +115,19 @@ impl<'a> Unpacker<'a> {
     pub fn new(directory: &Path, lowers: Option<&'a [Root]>) -> Result<Unpacker<'a>> {
         let root = Root::at(directory).doing_on("open", || directory.display().to_string())?;
         let directories = BTreeMap::new();
-        Ok(Unpacker { root, lowers, used_lower: false, parent: None, directories, umask: umask() })
+        let rootless = !nix::unistd::geteuid().is_root();
+        Ok(Unpacker { root, lowers, used_lower: false, parent: None, directories, umask: umask(), rootless })
     }
 
     /// Whether the layer needed something of the layers below: then it fits on these alone.
     pub fn used_lower(&self) -> bool {
         self.used_lower
+    }
+
+    /// Whether an owner has to be set: what is made belongs to who makes it, and a user without
+    /// rights cannot give it away.
+    fn owns(&self, uid: u32, gid: u32) -> bool {
+        !(self.rootless || uid == 0 && gid == 0)
     }
 
     fn open_directory(&self, path: &[u8]) -> nix::Result<OwnedFd> {
@@ -167,18 +185,20 @@ impl<'a> Unpacker<'a> {
             }
             let was_whiteout = remove(above.as_fd(), name)?;
             mkdirat(&above, name, Mode::from_raw_mode(0o700)).doing(doing)?;
+            // The way to it may have led through a symlink of the same layer.
+            let real = self.real_path(part, above.as_fd(), name)?;
             let (finish, lower) = match was_whiteout {
                 true => (Finish { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0) }, None),
-                false => self.as_below(part)?,
+                false => self.as_below(&real)?,
             };
-            let made = self.open_directory(part).doing(doing)?;
+            let made = self.open_directory(&real).doing(doing)?;
             if was_whiteout {
                 make_opaque(made.as_fd())?;
             }
             if let Some(lower) = lower {
                 copy_xattrs(lower.as_fd(), made.as_fd())?;
             }
-            self.directories.insert(part.to_vec(), finish);
+            self.directories.insert(real, finish);
         }
         Ok(())
     }
@@ -281,8 +301,9 @@ impl<'a> Unpacker<'a> {
     }
 
     fn replace(&mut self, path: &[u8], name: &[u8]) -> Result<bool> {
-        let below = [path, b"/"].concat();
-        self.directories.retain(|other, _| other != path && !other.starts_with(&below));
+        let path = self.real_path(path, self.parent(), name)?;
+        let below = [&path, &b"/"[..]].concat();
+        self.directories.retain(|other, _| *other != path && !other.starts_with(&below));
         remove(self.parent(), name)
     }
 
@@ -309,7 +330,7 @@ impl<'a> Unpacker<'a> {
             };
             content.consume(length);
         }
-        if !(entry.uid == 0 && entry.gid == 0) {
+        if self.owns(entry.uid, entry.gid) {
             fchown(&file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
                 .doing("set the owner")?;
         }
@@ -333,18 +354,18 @@ impl<'a> Unpacker<'a> {
             }
             set_xattrs(made.as_fd(), entry)?;
         }
-        self.directories.insert(self.real_path(path, name)?, finish_of(entry));
+        self.directories.insert(self.real_path(path, self.parent(), name)?, finish_of(entry));
         Ok(())
     }
 
     /// The path of a directory without symlinks, for the end, when it is opened again.
-    fn real_path(&self, path: &[u8], name: &[u8]) -> Result<Vec<u8>> {
+    fn real_path(&self, path: &[u8], parent: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
         if self.open_directory(path).is_ok() {
             return Ok(path.to_vec());
         }
         let doing = "find the directory's place";
         let place = |fd: BorrowedFd<'_>| std::fs::read_link(proc_path(fd)).doing(doing);
-        let (root, parent) = (place(self.root.as_fd())?, place(self.parent())?);
+        let (root, parent) = (place(self.root.as_fd())?, place(parent)?);
         let inside = parent.strip_prefix(&root).map_err(|_| refused("its directory is outside the layer"))?;
         Ok(inside.join(OsStr::from_bytes(name)).as_os_str().as_bytes().to_vec())
     }
@@ -367,7 +388,7 @@ impl<'a> Unpacker<'a> {
             mknodat(parent, name, kind, Mode::from_raw_mode(entry.mode & 0o777), device)
                 .doing("make the device")?;
         }
-        if !(entry.uid == 0 && entry.gid == 0) {
+        if self.owns(entry.uid, entry.gid) {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
             chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).doing("set the owner")?;
         }
@@ -434,7 +455,9 @@ impl<'a> Unpacker<'a> {
         let file = openat(self.parent(), name, flags, Mode::from_raw_mode(0o600)).doing(doing)?;
         let mut file = std::fs::File::from(file);
         std::io::copy(&mut from, &mut file).doing(doing)?;
-        fchown(&file, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid))).doing(doing)?;
+        if self.owns(stat.st_uid, stat.st_gid) {
+            fchown(&file, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid))).doing(doing)?;
+        }
         fchmod(&file, Mode::from_raw_mode(stat.st_mode & 0o7777)).doing(doing)?;
         copy_xattrs(from.as_fd(), file.as_fd())?;
         let mtime = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
@@ -464,6 +487,14 @@ pub(super) fn whiteout_of(name: &[u8]) -> Result<Option<Whiteout<'_>>> {
         b"" | b"." | b".." => Err(refused("a whiteout that names nothing")),
         _ if hidden.starts_with(b".wh.") => Err(refused("a whiteout of a kind that is not known")),
         _ => Ok(Some(Whiteout::Name(hidden))),
+    }
+}
+
+/// Refuses a directory whose name is that of a whiteout: tools differ in what it means.
+pub(super) fn check_parent(path: &[u8]) -> Result<()> {
+    match path.split(|byte| *byte == b'/').any(|name| name.starts_with(b".wh.")) {
+        true => Err(refused("a whiteout that is a directory")),
+        false => Ok(()),
     }
 }
 
@@ -564,13 +595,16 @@ fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
 }
 
 fn make_opaque(directory: BorrowedFd<'_>) -> Result<()> {
-    rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty()).doing("make a directory opaque")
+    let mark = if nix::unistd::geteuid().is_root() { OPAQUE } else { USER_OPAQUE };
+    rustix::fs::fsetxattr(directory, mark, b"y", XattrFlags::empty()).doing("make a directory opaque")
 }
 
 fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     let mut value = [0; 4];
-    let length = rustix::fs::getxattr(proc_path(directory), OPAQUE, &mut value[..]);
-    length.is_ok_and(|length| value[..length] == *b"y")
+    [OPAQUE, USER_OPAQUE].iter().any(|mark| {
+        let length = rustix::fs::getxattr(proc_path(directory), *mark, &mut value[..]);
+        length.is_ok_and(|length| value[..length] == *b"y")
+    })
 }
 
 /// Refuses overlayfs's own marks.
@@ -595,10 +629,12 @@ fn set_xattrs(fd: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
     Ok(())
 }
 
-/// A filesystem without this kind of attribute is no reason to refuse an image (containerd).
+/// A filesystem without this kind of attribute is no reason to refuse an image (containerd), and
+/// neither is a user who may not set it.
 fn tolerate(result: rustix::io::Result<()>) -> Result<()> {
     match result {
         Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(rustix::io::Errno::PERM) if !nix::unistd::geteuid().is_root() => Ok(()),
         result => result.doing("set an extended attribute"),
     }
 }
@@ -617,7 +653,7 @@ fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
         length => length.doing(doing)?,
     };
     for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        if name.starts_with(b"trusted.overlay.") {
+        if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
             continue;
         }
         let name = c_string(name)?;

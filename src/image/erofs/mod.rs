@@ -10,7 +10,7 @@ mod tree;
 mod write;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use tree::{Node, NodeKind, Tree};
 pub use write::write;

@@ -1,7 +1,6 @@
 //! The same layers as directories and as EROFS: what the kernel shows must be the same.
 
-use super::is_possible;
-use crate::image::testing::{Scene, Tar, header};
+use crate::image::testing::{Scene, Tar, can_mount_erofs, header};
 use crate::image::{Backing, Limits};
 use crate::rootfs::open_layer;
 use crate::sys::fd::proc_path;
@@ -13,8 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Whether the kernel mounts what is written; if not, it says why nothing is compared.
 fn can_mount() -> bool {
-    static POSSIBLE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    let possible = *POSSIBLE.get_or_init(|| is_possible(&Scene::new("erofs-probe").base).unwrap());
+    let possible = can_mount_erofs();
     if !possible {
         eprintln!("skipped: no file-backed EROFS here (Linux 6.12 and CAP_SYS_ADMIN over the host)");
     }
@@ -66,6 +64,16 @@ fn seen(root: &Path) -> BTreeMap<PathBuf, String> {
         all.insert(path, text);
     }
     all
+}
+
+/// Compares two layers, each a directory or an index, with all that can be seen of them.
+pub fn assert_same(one: &Path, other: &Path) {
+    let [one, other] = [one, other].map(|layer| open_layer(layer).unwrap());
+    let [expected, found] = [&one, &other].map(|root| seen(Path::new(&proc_path(root.as_fd()))));
+    for (path, text) in &expected {
+        assert_eq!(found.get(path), Some(text), "{}", path.display());
+    }
+    assert_eq!(found.len(), expected.len());
 }
 
 /// A layer with something of everything.
@@ -123,12 +131,8 @@ fn a_layer_looks_as_its_directory_does() {
     let metadata = index.tree(0);
     assert!(metadata.ends_with("layer.erofs"), "{}", metadata.display());
     let mount = open_layer(&metadata).unwrap();
-    let (expected, found) = (seen(&directory.tree(0)), seen(Path::new(&proc_path(mount.as_fd()))));
-    assert!(expected.len() > 340);
-    for (path, text) in &expected {
-        assert_eq!(found.get(path), Some(text), "{}", path.display());
-    }
-    assert_eq!(found.len(), expected.len());
+    assert_same(&directory.tree(0), &metadata);
+    assert!(seen(Path::new(&proc_path(mount.as_fd()))).len() > 340);
     // A part of a file is read from the right place.
     let large = std::fs::File::open(Path::new(&proc_path(mount.as_fd())).join("large")).unwrap();
     let mut four = [0; 4];

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::image::refused;
 use crate::image::tar::{Entry, Kind};
-use crate::image::unpack::{Whiteout, check_xattrs, clean, missing_target, split, whiteout_of};
+use crate::image::unpack::{Whiteout, check_parent, check_xattrs, clean, missing_target, split, whiteout_of};
 use std::collections::BTreeMap;
 
 /// As many as the kernel follows on one path.
@@ -92,6 +92,7 @@ impl Tree {
             self.describe(0, entry);
             return Ok(());
         };
+        check_parent(above)?;
         let parent = self.enter(above)?;
         if let Some(whiteout) = whiteout_of(name)? {
             return self.whiteout(parent, whiteout);
