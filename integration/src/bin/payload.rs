@@ -341,7 +341,7 @@ fn act(verb: &str, args: &[String]) -> Verb {
         }
         "personality" => {
             let persona = nix::sys::personality::Persona::from_bits_retain(number(args, 0)?);
-            drop(nix::sys::personality::set(persona)?);
+            nix::sys::personality::set(persona)?;
         }
         "socket" => {
             let family = rustix::net::AddressFamily::from_raw(number(args, 0)?);

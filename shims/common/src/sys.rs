@@ -7,8 +7,10 @@ use std::ptr;
 
 /// The errno of the last call.
 pub fn errno() -> i32 {
-    // SAFETY: the C library answers a valid pointer to this thread's errno.
-    unsafe { *libc::__errno_location() }
+    // SAFETY: takes nothing, answers a pointer.
+    let place = unsafe { libc::__errno_location() };
+    // SAFETY: the pointer is to this thread's errno.
+    unsafe { *place }
 }
 
 /// Nanoseconds since 1970.

@@ -28,8 +28,12 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     let count = usize::try_from(argc).unwrap_or(0);
     let word = |index: usize| {
-        // SAFETY: argv has argc C strings, which live as long as the process.
-        unsafe { CStr::from_ptr(*argv.add(index)) }.to_owned()
+        // SAFETY: argv has argc entries.
+        let place = unsafe { argv.add(index) };
+        // SAFETY: the entry is there.
+        let text = unsafe { *place };
+        // SAFETY: it is a C string, which lives as long as the process.
+        unsafe { CStr::from_ptr(text) }.to_owned()
     };
     let words: Vec<CString> = (1..count).map(word).collect();
     match Monitor::new(&words) {
