@@ -51,6 +51,10 @@ pub struct Options {
     pub dhow: PathBuf,
     /// Where results go.
     pub out: PathBuf,
+    /// Images are measured, and nothing else.
+    pub images: bool,
+    /// This process takes one sample of a script.
+    pub sample: Option<String>,
     /// This process measures one layout for another one, and writes its results here.
     pub worker: Option<(Layout, PathBuf)>,
 }
@@ -68,6 +72,8 @@ impl Options {
             compare: None,
             dhow: root.join("bin/dhow"),
             out: root.join("target/bench"),
+            images: false,
+            sample: None,
             worker: None,
         };
         while let Some(arg) = args.next() {
@@ -81,6 +87,8 @@ impl Options {
                 "--compare" => options.compare = Some(value()?.into()),
                 "--dhow" => options.dhow = value()?.into(),
                 "--out" => options.out = value()?.into(),
+                "--images" => options.images = true,
+                "--sample" => options.sample = Some(value()?),
                 "--worker" => options.worker = Some((layout(&value()?)?, value()?.into())),
                 _ => return Err(usage()),
             }
@@ -134,7 +142,7 @@ fn layout(name: &str) -> Result<Layout, String> {
 
 fn usage() -> String {
     let mut text = String::from(
-        "usage: dhow-bench [--quick] [--runs N] [--only SCENARIO,…] [--layout v1|v2] [--seccomp]\n\
+        "usage: dhow-bench [--images] [--quick] [--runs N] [--only SCENARIO,…] [--layout v1|v2] [--seccomp]\n\
          \x20                 [--compare OLD.json] [--dhow FILE] [--out DIR]\nscenarios:\n",
     );
     for (name, what) in SCENARIOS {

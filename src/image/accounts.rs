@@ -66,7 +66,7 @@ fn table(overlay: &Overlay, path: &str) -> Result<Vec<Vec<String>>> {
     let found = match geteuid().is_root() {
         // As the container will see it: links between layers and what a layer hides are the kernel's
         // business.
-        true => Root::from(overlay.view()?).open(Path::new(path), flags).ok(),
+        true => overlay.view()?.open(Path::new(path), flags).ok(),
         false => topmost(overlay, Path::new(path), flags)?,
     };
     let Some(file) = found.map(File::from) else { return Ok(Vec::new()) };

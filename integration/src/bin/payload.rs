@@ -327,6 +327,11 @@ fn act(verb: &str, args: &[String]) -> Verb {
             None::<&str>,
         )?,
         "chroot" => nix::unistd::chroot(arg(args, 0)?)?,
+        "sd-notify" => {
+            let socket = std::os::unix::net::UnixDatagram::unbound()?;
+            let path = std::env::var("NOTIFY_SOCKET").map_err(io::Error::other)?;
+            socket.send_to(arg(args, 0)?.replace("\\n", "\n").as_bytes(), path)?;
+        }
         "fallocate" => {
             let file = fs::File::create(arg(args, 0)?)?;
             let length = number::<u64>(args, 1)? << 20;
@@ -341,7 +346,7 @@ fn act(verb: &str, args: &[String]) -> Verb {
         }
         "personality" => {
             let persona = nix::sys::personality::Persona::from_bits_retain(number(args, 0)?);
-            nix::sys::personality::set(persona)?;
+            let _ = nix::sys::personality::set(persona)?;
         }
         "socket" => {
             let family = rustix::net::AddressFamily::from_raw(number(args, 0)?);
