@@ -293,7 +293,8 @@ fn the_containers_root_owns_a_cgroup_that_it_may_write_to() {
             c.payload(&["mkdir", "/sys/fs/cgroup/mine", "--", "cgroup", "--", "sleep", "100"]);
         })
     };
-    container(&["rw"], &[]).run_with(&["-d"]).run().ok();
+    let writable = container(&["rw"], &[]);
+    writable.up().until_it_says("0::/");
     let read_only = container(&["ro"], &[]);
     read_only.up().until_it_says("EROFS");
     let delegated = container(&["rw"], &[("run.oci.delegate-cgroup", "its/own")]);
@@ -304,7 +305,7 @@ fn the_containers_root_owns_a_cgroup_that_it_may_write_to() {
     assert_eq!(owner(&limits.join("its/own/cgroup.subtree_control")), 100_000);
     assert_eq!(owner(&limits.join("cgroup.max.depth")), 0, "limits stay the host's");
     delegated.exec(&["/payload", "exit", "0"]).ok();
-    for c in [&read_only, &delegated] {
+    for c in [&writable, &read_only, &delegated] {
         c.delete_force().ok();
     }
 }

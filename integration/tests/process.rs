@@ -391,7 +391,7 @@ fn a_payload_tells_the_service_manager_that_it_is_ready() {
         scene.dhow(create).env("NOTIFY_SOCKET", scene_path).run().ok();
         scene.dhow(["start", c.id()]).env("NOTIFY_SOCKET", scene_path).run().ok();
         assert!(begun.elapsed().as_millis() >= 300, "start came back before it was ready");
-        assert_eq!(heard(), format!("READY=1\nSTATUS=up\nMAINPID={}\n", c.pid()));
+        assert_eq!(heard(), format!("READY=1\nSTATUS=up\nMAINPID={}\n", c.state()["pid"]));
         c.delete_force().ok();
     }
     // In the foreground dhow itself is the service's process.
