@@ -15,17 +15,26 @@ STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
 # A heading between the steps of a long target.
 say = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help build test test-vm lint deny unit integration demo bench peers conformance install clean test-needs
+.PHONY: help build test test-crash test-vm test-images lint deny unit integration demo bench bench-images peers conformance install clean test-needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
 
-build: ## bin/dhow: one static executable
+build: bin/dhow-registry ## bin/dhow, and bin/dhow-monitor and bin/dhow-registry beside it: static executables
 	@case "$(TARGET)" in *-musl) .ci/need musl-gcc:musl-tools;; esac
 	$(STATIC_CARGO) build --locked --release --package dhow --bin dhow
+	$(STATIC_CARGO) build --locked --release --package dhow-monitor
 	@mkdir -p bin
-	@cp target/$(TARGET)/release/dhow bin/.dhow.new && mv bin/.dhow.new bin/dhow
-	@ls -l bin/dhow
+	@for program in dhow dhow-monitor; do \
+	    cp target/$(TARGET)/release/$$program bin/.$$program.new && mv bin/.$$program.new bin/$$program; done
+	@ls -l bin/dhow bin/dhow-monitor
+
+# What talks to registries has its own dependencies, and is built when it has changed.
+bin/dhow-registry: $(wildcard shims/registry/src/*.rs) shims/registry/Cargo.toml shims/registry/Cargo.lock
+	@case "$(TARGET)" in *-musl) .ci/need musl-gcc:musl-tools;; esac
+	$(STATIC_CARGO) build --locked --release --manifest-path shims/registry/Cargo.toml --target-dir target/registry
+	@mkdir -p bin
+	@cp target/registry/$(TARGET)/release/dhow-registry $@
 
 # The integration tests come last: CI ends with cargo test's own output.
 test: test-needs lint deny build unit integration ## everything that must hold before a merge
@@ -39,8 +48,10 @@ test-needs:
 lint: ## rustfmt and clippy
 	$(call say,rustfmt)
 	cargo fmt --all --check
+	cargo fmt --manifest-path shims/registry/Cargo.toml --check
 	$(call say,clippy)
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --manifest-path shims/registry/Cargo.toml --target-dir target/registry --all-targets -- -D warnings
 
 deny: ## licences, sources and duplicates of the dependencies
 	$(call say,cargo-deny)
@@ -49,7 +60,8 @@ deny: ## licences, sources and duplicates of the dependencies
 unit: ## unit tests
 	$(call say,unit tests)
 	cargo test --locked --package dhow
-	cargo test --locked --package dhow-bench
+	cargo test --locked --package dhow-bench --package dhow-shim-common
+	cargo test --locked --manifest-path shims/registry/Cargo.toml --target-dir target/registry
 
 # Twice: with the machine's own cgroup layout, and with cgroup v2 alone where that differs.
 integration: ## the binary on the real kernel (bin/dhow must be there)
@@ -60,6 +72,11 @@ integration: ## the binary on the real kernel (bin/dhow must be there)
 	    DHOW_TARGET=$(TARGET) integration/layout.sh v2 .ci/cargo test --locked --package dhow-integration --no-fail-fast; fi
 	$(call say,integration tests)
 	$(STATIC_CARGO) test --locked --package dhow-integration --no-fail-fast
+
+test-crash: build ## a crash and four errors at every syscall, and a minute of 16 commands at a time (ten minutes)
+	$(STATIC_CARGO) test --locked --package dhow-integration --no-run
+	DHOW_CRASH_STRIDE=1 $(STATIC_CARGO) test --locked --package dhow-integration --test crash -- --nocapture
+	DHOW_CROWD=1000 DHOW_CROWD_SECONDS=60 $(STATIC_CARGO) test --locked --package dhow-integration --test crowd -- --nocapture
 
 test-vm: ## cgroup v2 with every controller, and systemd, in an emulated machine
 	@.ci/need qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap cpio:cpio mkfs.ext4:e2fsprogs depmod:kmod
@@ -79,12 +96,20 @@ bench: build ## dhow against crun, runc and the kernel's floor; BENCH="--quick" 
 	$(STATIC_CARGO) build --locked --profile ci --package dhow-bench
 	target/$(TARGET)/ci/dhow-bench $(BENCH)
 
+bench-images: build ## images: dhow against umoci, skopeo, podman and plain tools; BENCH="--runs 3"
+	@.ci/need debootstrap:debootstrap zstd:zstd
+	integration/peers.sh images
+	$(STATIC_CARGO) build --locked --profile ci --package dhow-bench
+	unshare --mount --propagation private target/$(TARGET)/ci/dhow-bench --images $(BENCH)
+
 peers: ## other runtimes and engines, in a Debian sid folder
 	@.ci/need debootstrap:debootstrap
 	integration/peers.sh all
 
 install: build ## bin/dhow and its man page below $(DESTDIR)$(PREFIX)
 	install -D -m 755 bin/dhow $(DESTDIR)$(PREFIX)/bin/dhow
+	install -D -m 755 bin/dhow-registry $(DESTDIR)$(PREFIX)/bin/dhow-registry
+	install -D -m 755 bin/dhow-monitor $(DESTDIR)$(PREFIX)/bin/dhow-monitor
 	install -D -m 644 man/dhow.8 $(DESTDIR)$(PREFIX)/share/man/man8/dhow.8
 
 clean: ## what was built

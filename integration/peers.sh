@@ -5,8 +5,9 @@
 #   peers.sh bench              crun and runc, also as $DHOW_PEERS/bin/crun and …/runc,
 #                               which run outside the folder
 #   peers.sh engines            containerd, podman, buildah, skopeo, umoci
+#   peers.sh images             umoci, skopeo, podman, erofs-utils, docker-registry
 #   peers.sh conformance        what builds and runs runc's own test suite, and its source
-#   peers.sh all                bench and engines
+#   peers.sh all                bench, engines and images
 #   peers.sh path               print the folder
 #   peers.sh run CMD [ARG…]     run CMD inside, in a mount namespace of its own
 #
@@ -89,6 +90,9 @@ group_engines() {
     install engines containerd podman buildah skopeo umoci iptables nftables iproute2 \
         netavark aardvark-dns passt fuse-overlayfs busybox-static
 }
+group_images() {
+    install images umoci skopeo podman erofs-utils docker-registry apache2-utils openssl mtree-netbsd
+}
 
 group_conformance() {
     # The suite starts from Debian's source package: the binary packages do not carry it.
@@ -117,8 +121,9 @@ locked() {
 case ${1-} in
 bench) locked group_bench ;;
 engines) locked group_engines ;;
+images) locked group_images ;;
 conformance) locked group_conformance ;;
-all) locked group_bench group_engines ;;
+all) locked group_bench group_engines group_images ;;
 path) printf '%s\n' "$SID" ;;
 run)
     shift
@@ -126,7 +131,7 @@ run)
     inside "$@"
     ;;
 *)
-    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,15s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -4,6 +4,7 @@ use dhow::cli::{self, Call, Parsed};
 use dhow::log;
 use dhow::sys::alloc::ArenaThenSystem;
 use dhow::sys::clone::exit_now;
+use dhow::sys::signal;
 use std::ffi::OsString;
 use std::io::Write;
 
@@ -36,6 +37,7 @@ fn main() {
 fn carry_out(parsed: &Parsed) -> i32 {
     parsed.set_up_log().and_then(|()| parsed.protect()).and_then(|()| parsed.run()).unwrap_or_else(|error| {
         log::error(&error.to_string());
-        cli::exit_code(parsed.command)
+        // As a shell says of a program that a signal has ended.
+        signal::asked_to_end().map_or_else(|| cli::exit_code(parsed.command), |signal| 128 + signal)
     })
 }

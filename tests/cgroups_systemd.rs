@@ -150,6 +150,48 @@ fn an_update_reaches_systemd_too_and_survives_a_reload() {
 }
 
 #[test]
+fn annotations_set_properties_of_the_unit() {
+    if !Path::new("/run/systemd/system").exists() {
+        eprintln!("skipped: no systemd");
+        return;
+    }
+    if rootless() && !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        eprintln!("skipped: on cgroup v1 a user's systemd has no controllers");
+        return;
+    }
+    let started = |property: &str, value: &str| {
+        let id = name();
+        let mut manager = Manager::plan(Driver::Systemd, None, &id, rootless()).unwrap();
+        let key = |name: &str| format!("org.systemd.property.{name}");
+        let annotations = [
+            (key("TimeoutStopSec"), "7"),
+            (key("CollectMode"), "'inactive-or-failed'"),
+            (key("Description"), "\"asked for\""),
+            (key(property), value),
+        ];
+        let annotations = annotations.map(|(key, value)| (key, value.to_owned())).into();
+        manager.set_properties(&annotations).unwrap();
+        manager.create().unwrap();
+        let mut test = Test { manager, children: Vec::new() };
+        let pid = test.spawn("exec sleep 100").id();
+        let result = test.manager.adopt(pid as i32, &Resources::default(), rootless());
+        (test, format!("dhow-{id}.scope"), result)
+    };
+    let (_test, unit, result) = started("Documentation", "['man:dhow(8)']");
+    result.unwrap();
+    assert_eq!(show(&unit, "TimeoutStopUSec"), "7s");
+    assert_eq!(show(&unit, "CollectMode"), "inactive-or-failed");
+    assert_eq!(show(&unit, "Description"), "asked for");
+    assert_eq!(show(&unit, "Documentation"), "man:dhow(8)");
+    // What systemd does not know was asked for all the same: an error, unlike dhow's own.
+    let (mut test, unit, result) = started("NoSuchThing", "true");
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("NoSuchThing"), "{error}");
+    test.manager.destroy().unwrap();
+    assert_eq!(show(&unit, "LoadState"), "not-found");
+}
+
+#[test]
 fn devices_are_controlled_in_a_scope() {
     if rootless() {
         eprintln!("skipped: device rules need root");

@@ -76,6 +76,11 @@ impl Bundle {
         fs::write(self.dir.join("config.json"), config.0.to_string()).expect("write config.json");
     }
 
+    /// Its `linux.resources`.
+    pub fn resources(&self) -> Value {
+        self.config.0.pointer("/linux/resources").cloned().unwrap_or_default()
+    }
+
     /// The root file system.
     pub fn rootfs(&self) -> PathBuf {
         self.dir.join("rootfs")

@@ -8,6 +8,7 @@
 
 mod bundle;
 mod contestant;
+mod images;
 mod measure;
 mod options;
 mod plot;
@@ -29,9 +30,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let outcome = match &options.worker {
-        Some((layout, output)) => scenarios::run_all(&options, *layout, output),
-        None => orchestrate(&options),
+    let outcome = match (&options.worker, &options.sample) {
+        (Some((layout, output)), _) => scenarios::run_all(&options, *layout, output),
+        (None, Some(script)) => images::sample(script),
+        (None, None) if options.images => images::run(&options),
+        (None, None) => orchestrate(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

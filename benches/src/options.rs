@@ -19,10 +19,11 @@ impl fmt::Display for Layout {
 }
 
 /// Every scenario, in the order in which they run.
-pub const SCENARIOS: [(&str, &str); 9] = [
+pub const SCENARIOS: [(&str, &str); 10] = [
     ("run", "run of /bin/true in the plain bundle, in a loop"),
     ("docker", "the same with Docker's config (--seccomp adds its profile)"),
     ("steps", "create, start, state, exec, kill, delete, each by itself"),
+    ("limits", "create with all of Docker's limits and with none; pause, resume, update"),
     ("exec", "exec of /bin/true into a running container: wall and processor time"),
     ("parallel", "100 containers, 1, 2 and 8 at a time"),
     ("list", "list and state with 1000 containers"),
@@ -50,6 +51,10 @@ pub struct Options {
     pub dhow: PathBuf,
     /// Where results go.
     pub out: PathBuf,
+    /// Images are measured, and nothing else.
+    pub images: bool,
+    /// This process takes one sample of a script.
+    pub sample: Option<String>,
     /// This process measures one layout for another one, and writes its results here.
     pub worker: Option<(Layout, PathBuf)>,
 }
@@ -67,6 +72,8 @@ impl Options {
             compare: None,
             dhow: root.join("bin/dhow"),
             out: root.join("target/bench"),
+            images: false,
+            sample: None,
             worker: None,
         };
         while let Some(arg) = args.next() {
@@ -80,6 +87,8 @@ impl Options {
                 "--compare" => options.compare = Some(value()?.into()),
                 "--dhow" => options.dhow = value()?.into(),
                 "--out" => options.out = value()?.into(),
+                "--images" => options.images = true,
+                "--sample" => options.sample = Some(value()?),
                 "--worker" => options.worker = Some((layout(&value()?)?, value()?.into())),
                 _ => return Err(usage()),
             }
@@ -133,7 +142,7 @@ fn layout(name: &str) -> Result<Layout, String> {
 
 fn usage() -> String {
     let mut text = String::from(
-        "usage: dhow-bench [--quick] [--runs N] [--only SCENARIO,…] [--layout v1|v2] [--seccomp]\n\
+        "usage: dhow-bench [--images] [--quick] [--runs N] [--only SCENARIO,…] [--layout v1|v2] [--seccomp]\n\
          \x20                 [--compare OLD.json] [--dhow FILE] [--out DIR]\nscenarios:\n",
     );
     for (name, what) in SCENARIOS {

@@ -54,12 +54,13 @@ pub fn run_all(options: &Options, layout: Layout, output: &Path) -> Result<(), S
     };
     bench.warm_up()?;
     type Scenario = fn(&mut Bench) -> Result<(), String>;
-    let scenarios: [(&str, Scenario); 9] = [
+    let scenarios: [(&str, Scenario); 10] = [
         ("run", |b| b.run("run", false, Duration::ZERO, 100)),
         ("docker", |b| {
             b.run(if b.options.seccomp { "docker+seccomp" } else { "docker" }, true, Duration::ZERO, 100)
         }),
         ("steps", |b| b.steps()),
+        ("limits", |b| b.limits()),
         ("exec", |b| b.exec("exec", Duration::ZERO, 100)),
         ("parallel", |b| b.parallel()),
         ("list", |b| b.list()),
@@ -137,9 +138,20 @@ impl Bench<'_> {
 
     /// Creates a container whose process sleeps; answers its pid.
     fn create(&self, who: &Contestant, docker: bool, id: &str) -> Result<(i32, f64), String> {
+        self.create_edited(who, docker, id, |_| ())
+    }
+
+    fn create_edited(
+        &self,
+        who: &Contestant,
+        docker: bool,
+        id: &str,
+        edit: impl FnOnce(&mut dhow_integration::Config),
+    ) -> Result<(i32, f64), String> {
         let bundle = self.bundle(docker);
         bundle.write(&self.cgroup(id), |c| {
             c.args(&["/bin/sleep", "1000"]);
+            edit(c);
         });
         let pid_file = self.scratch.dir.join("pid");
         let words = ["create", "--bundle", path(&bundle.dir), "--pid-file", path(&pid_file), id];
@@ -173,6 +185,49 @@ impl Bench<'_> {
                 }
                 wait_for(pid)?;
                 add(5, "delete", sample(one.command(&["delete", "step"]))?.wall);
+            }
+        }
+        self.keep(samples);
+        Ok(())
+    }
+
+    /// What limits add to create, and what it takes to change a running container: all of Docker's
+    /// limits and device rules against none, one after the other.
+    fn limits(&mut self) -> Result<(), String> {
+        let mut samples = Samples::default();
+        let mut shuffle = Shuffle::new();
+        let with = self.docker.resources();
+        let who: Vec<&Contestant> = self.contestants.iter().filter(|c| !c.is_floor()).collect();
+        for _ in 0..self.options.runs(50) {
+            for at in shuffle.order(who.len()) {
+                let one = who[at];
+                let mut add = |order, part: &str, wall| {
+                    samples.add(order, &format!("limits/{part}"), one.name, "ms", wall);
+                };
+                for (order, part) in ["create without", "create with"].into_iter().enumerate() {
+                    let resources = if order == 0 { serde_json::json!({}) } else { with.clone() };
+                    let edit = |c: &mut dhow_integration::Config| {
+                        c.set("/linux/resources", resources);
+                    };
+                    let (pid, wall) = self.create_edited(one, false, "limits", edit)?;
+                    add(order, part, wall);
+                    if order == 1 {
+                        sample(one.command(&["start", "limits"]))?;
+                        let update = ["update", "--pids-limit", "50", "limits"];
+                        for (order, words) in [["pause", "limits"].as_slice(), &["resume", "limits"], &update]
+                            .into_iter()
+                            .enumerate()
+                        {
+                            // Only v1 has the pids controller here.
+                            if words[0] != "update" || self.layout == Layout::V1 {
+                                add(order + 2, words[0], sample(one.command(words))?.wall);
+                            }
+                        }
+                    }
+                    sample(one.command(&["kill", "limits", "KILL"]))?;
+                    wait_for(pid)?;
+                    sample(one.command(&["delete", "limits"]))?;
+                }
             }
         }
         self.keep(samples);

@@ -147,6 +147,11 @@ impl Runner {
         self
     }
 
+    /// Its words, for another program that is to run it.
+    pub fn line(&self) -> Vec<String> {
+        self.words.clone()
+    }
+
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, key: &str, value: &str) -> Self {
@@ -204,7 +209,7 @@ impl Runner {
 }
 
 /// A nameless file.
-fn scratch() -> File {
+pub(crate) fn scratch() -> File {
     use rustix::fs::{MemfdFlags, memfd_create};
     File::from(memfd_create("dhow-test", MemfdFlags::CLOEXEC).expect("memfd_create"))
 }

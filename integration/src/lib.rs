@@ -18,6 +18,7 @@ pub mod image;
 pub mod leaks;
 pub mod machine;
 pub mod scene;
+pub mod trace;
 pub mod wait;
 
 pub use command::{Outcome, Runner, is_dhow};

@@ -118,6 +118,25 @@ fn kill_all_reaches_every_process() {
     scene.is_clean();
 }
 
+/// In the host's pid namespace processes live on when the init has ended; KILL still reaches them.
+#[test]
+fn kill_reaches_those_that_outlived_the_init() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["fork-tree", "3"]).without_namespace("pid");
+    });
+    c.up().until_it_says("ready 3");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(c.pid()), nix::sys::signal::Signal::SIGKILL).unwrap();
+    c.until("stopped");
+    c.kill("TERM").fails(&["container not running"]);
+    c.kill("KILL").ok();
+    let pids = || c.command(&["ps", "--format", "json"]).run().stdout;
+    eventually("all have ended", || !pids().contains(|c: char| c.is_ascii_digit()));
+    c.kill("KILL").fails(&["container not running"]);
+    c.delete().ok();
+    scene.is_clean();
+}
+
 #[test]
 fn kill_of_a_stopped_container_says_the_words() {
     let scene = Scene::new();

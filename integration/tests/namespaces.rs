@@ -271,3 +271,45 @@ fn a_namespace_listed_twice_is_refused() {
     c.create().fails(&["namespace", "pid"]);
     scene.is_clean();
 }
+
+/// The specification: a namespace that is not asked for is the runtime's own. The mounts are then
+/// the host's; delete takes them back, also after a failure.
+#[test]
+fn without_a_mount_namespace_the_root_is_changed_and_the_mounts_go_at_delete() {
+    let scene = Scene::new();
+    let bare = |verbs: &[&str]| {
+        scene.container(|c| {
+            c.without_namespace("mount")
+                .set("/linux/maskedPaths", json!([]))
+                .set("/linux/readonlyPaths", json!([]))
+                .writable()
+                .payload(verbs);
+        })
+    };
+    let own = fs::read_link("/proc/self/ns/mnt").unwrap();
+    let c = bare(&["touch", "/made", "--", "sleep", "100"]);
+    c.up();
+    let below = |rootfs: &std::path::Path| {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        mounts.lines().filter(|line| line.contains(rootfs.to_str().unwrap())).count()
+    };
+    assert_eq!(fs::read_link(format!("/proc/{}/ns/mnt", c.pid())).unwrap(), own);
+    assert!(below(&c.rootfs()) > 3);
+    dhow_integration::eventually("the payload has run", || c.rootfs().join("made").exists());
+    // An exec'ed process is in the container's root too, not in the host's.
+    c.exec(&["/payload", "access", "/made"]).ok();
+    c.delete_force().ok();
+    assert_eq!(below(&c.rootfs()), 0);
+    let failing = bare(&["exit", "0"]);
+    let mut config: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(failing.bundle().join("config.json")).unwrap()).unwrap();
+    config["process"]["args"] = json!(["/not/there"]);
+    failing.write_config(&config.to_string());
+    failing.create().fails(&["no such file or directory"]);
+    assert_eq!(below(&failing.rootfs()), 0);
+    let masked = scene.container(|c| {
+        c.without_namespace("mount").payload(&["exit", "0"]);
+    });
+    masked.create().fails(&["no mount namespace", "maskedPaths"]);
+    scene.is_clean();
+}

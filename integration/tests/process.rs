@@ -1,6 +1,6 @@
 //! What the payload is given: user, capabilities, limits, environment, directory, descriptors.
 
-use dhow_integration::{Scene, machine};
+use dhow_integration::{Scene, machine, skip_unless};
 use rustix::thread::CapabilitySet;
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
@@ -308,5 +308,57 @@ fn the_apparmor_or_selinux_label_is_refused_where_the_kernel_has_none() {
         });
         c.create().fails(&["selinux"]);
     }
+    scene.is_clean();
+}
+
+/// Whatever the caller of dhow is bound to, a container has the CPUs of its cpuset.
+#[test]
+fn the_callers_cpus_are_not_the_containers() {
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    skip_unless!(cpus > 1, "the machine has one CPU");
+    skip_unless!(machine::has_program("taskset"), "taskset is not installed");
+    let scene = Scene::new();
+    let c = scene.payload(&["cat", "/proc/self/status", "--", "sleep", "100"]);
+    let all = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = |status: &str| {
+        let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    let bound = |words: &[&str]| {
+        let binary = dhow_integration::command::binary();
+        let runner = dhow_integration::Runner::new("taskset").args(["-c", "0", binary.to_str().unwrap()]);
+        runner.args(["--root", scene.state_dir().to_str().unwrap()]).args(words).run()
+    };
+    let run = scene.payload(&["cat", "/proc/self/status"]);
+    let seen = bound(&["run", "--bundle", run.bundle().to_str().unwrap(), run.id()]).ok();
+    assert_eq!(list(&seen.stdout), list(&all));
+    c.up();
+    let seen = bound(&["exec", c.id(), "/payload", "cat", "/proc/self/status"]).ok();
+    assert_eq!(list(&seen.stdout), list(&all));
+}
+
+/// What config.json says of all processes holds for those that come later.
+#[test]
+fn an_execed_process_has_the_personality_of_the_container() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.set("/linux/personality", json!({ "domain": "LINUX32" })).payload(&["sleep", "100"]);
+    });
+    let c = c.with_busybox();
+    c.up();
+    c.exec(&["/bin/busybox", "uname", "-m"]).ok().says("i686");
+}
+
+#[test]
+fn a_deadline_and_a_cpuset_exclude_each_other() {
+    let scene = Scene::new();
+    let deadline =
+        json!({ "policy": "SCHED_DEADLINE", "runtime": 42_000, "deadline": 1_000_000, "period": 1_000_000 });
+    let c = scene.container(|c| {
+        c.set("/process/scheduler", deadline)
+            .set("/linux/resources/cpu", json!({ "cpus": "0" }))
+            .payload(&["exit", "0"]);
+    });
+    c.create().fails(&["process scheduler can't be used together with AllowedCPUs"]);
     scene.is_clean();
 }

@@ -112,22 +112,6 @@ fn the_capability_for_the_filter_does_not_reach_the_payload() {
 }
 
 #[test]
-fn start_container_hooks_are_not_under_the_filter() {
-    let scene = Scene::new();
-    let c = scene.container(|c| {
-        c.payload(&["stat", "/tmp/made"]);
-        c.set("/root/readonly", false);
-        let hook = json!([{"path": "/payload", "args": ["payload", "mkdir", "/tmp/made"]}]);
-        c.set("/hooks/startContainer", hook);
-        let kill = rule(&MKDIR, "SCMP_ACT_KILL_PROCESS");
-        c.set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [kill]}));
-    });
-    if is_dhow() {
-        assert!(c.run().ok().stdout.starts_with("/tmp/made directory"));
-    }
-}
-
-#[test]
 fn a_denied_exec_is_an_error_that_says_so() {
     let scene = Scene::new();
     let c = under(&scene, &["exit", "0"], true, &[rule(&["execve"], "SCMP_ACT_ERRNO")]);
@@ -227,6 +211,8 @@ fn the_listener_goes_to_the_agent() {
                     "syscalls": [rule(&MKDIR, "SCMP_ACT_NOTIFY")],
                 }),
             );
+            // Handing the listener over must not keep the init from waiting for its hooks.
+            c.set("/hooks/startContainer", json!([{ "path": "/payload", "args": ["payload", "exit", "0"] }]));
         });
         let state = std::thread::scope(|scope| {
             let taken = scope.spawn(|| take_listener(&agent));
@@ -266,6 +252,22 @@ fn without_an_agent_nothing_starts() {
     });
     c.create().fails(&["nobody.sock", "no such file or directory"]);
     scene.is_clean();
+}
+
+/// Hooks in the container have no more rights than the payload.
+#[test]
+fn start_container_hooks_run_under_the_filter() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["exit", "0"]).set(
+            "/linux/seccomp",
+            json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule(&MKDIR, "SCMP_ACT_KILL")] }),
+        );
+        let hook = json!([{ "path": "/payload", "args": ["payload", "mkdir", "/dev/shm/x"] }]);
+        c.set("/hooks/startContainer", hook)
+            .set("/process/rlimits", json!([{ "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }]));
+    });
+    c.run().fails(&["error running startContainer hook #0", "bad system call"]);
 }
 
 #[test]

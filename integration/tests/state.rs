@@ -17,7 +17,8 @@ fn list_shows_every_container() {
     let table = scene.dhow(["list"]).run().ok();
     let header: Vec<&str> = table.stdout.lines().next().unwrap().split_whitespace().collect();
     if is_dhow() {
-        assert_eq!(header, ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]);
+        assert_eq!(header[..6], ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]);
+        assert_eq!(header[6..], ["STATE", "SINCE", "EXIT", "RESTARTS", "IMAGE"]);
     }
     let row = |id: &str| table.stdout.lines().find(|l| l.contains(id)).unwrap().to_owned();
     assert!(

@@ -131,6 +131,8 @@ fn access(letters: Option<&str>) -> Result<u8> {
         'r' => Ok(bits | READ),
         'w' => Ok(bits | WRITE),
         'm' => Ok(bits | MKNOD),
+        // Old tools wrote it for "all"; runc ignores it too.
+        'a' => Ok(bits),
         _ => Err(Error::config(FIELD, format!("access {letters:?}: expected letters of rwm"))),
     })
 }

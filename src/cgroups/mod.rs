@@ -9,6 +9,7 @@ mod device_program;
 mod devices;
 mod dir;
 mod layout;
+mod leftover;
 mod limits;
 mod limits_v1;
 mod limits_v2;
@@ -23,6 +24,7 @@ pub mod v2;
 mod write;
 
 pub use devices::default_device_rules;
+pub use leftover::{Marked, marked};
 pub use oom::{Oom, OomEvent, OomWatch};
 pub use stats::{
     Blkio, BlkioEntry, Cpu, CpuUsage, Hugetlb, Memory, MemoryEntry, Pids, Psi, PsiData, Stats, Throttling,
@@ -36,6 +38,7 @@ use place::Place;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Who makes the cgroup: `--cgroup-manager`, `--systemd-cgroup`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -370,6 +373,18 @@ impl Manager {
     pub fn set_subgroup(&mut self, name: &str) -> Result<()> {
         match self {
             Manager::Systemd(unit) => unit.set_subgroup(name),
+            _ => Ok(()),
+        }
+    }
+
+    /// Properties for systemd's unit (annotations `org.systemd.property.NAME`, as of runc). Before
+    /// [`Manager::adopt`]; other drivers have no use for them.
+    ///
+    /// # Errors
+    /// A name or value that cannot be read.
+    pub fn set_properties(&mut self, annotations: &BTreeMap<String, String>) -> Result<()> {
+        match self {
+            Manager::Systemd(unit) => unit.set_properties(annotations),
             _ => Ok(()),
         }
     }

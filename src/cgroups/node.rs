@@ -185,6 +185,14 @@ fn remove_tree(path: &str, deadline: Instant) -> Result<()> {
     }
 }
 
+/// Removes a cgroup of which nothing is known but its place.
+///
+/// # Errors
+/// Processes that do not end.
+pub(super) fn remove_abandoned(path: &str) -> Result<()> {
+    remove_tree(path, Instant::now() + DYING)
+}
+
 fn still_busy(dir: &Dir) -> Error {
     let pids = pids_below(dir).unwrap_or_default();
     let list: Vec<String> = pids.iter().take(8).map(ToString::to_string).collect();

@@ -241,7 +241,7 @@ impl Hierarchies {
             let file = if sub.is_empty() { "tasks".to_owned() } else { format!("{}/tasks", &sub[1..]) };
             let dir = &hierarchy.node.dir;
             let fd = dir.open(&file, OFlags::WRONLY);
-            tasks.push(fd.doing_on("enter cgroup", || format!("{}{sub}", dir.path()))?);
+            tasks.push(fd.doing_on("adding pid to cgroup", || format!("{}{sub}", dir.path()))?);
         }
         match &self.unified {
             Some(node) => {

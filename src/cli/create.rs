@@ -3,9 +3,10 @@
 use super::from_image::{self, from_image};
 use super::number;
 use super::table::{Args, Command, Flag, option, switch};
-use crate::error::Result;
+use crate::error::{Class, Error, Result};
 use crate::rootfs::Pivot;
 use crate::runtime::{self, Context, Request, StartedBy};
+use crate::state::Supervision;
 use std::path::PathBuf;
 
 /// The command.
@@ -15,7 +16,7 @@ pub(super) const COMMAND: Command = Command {
     details: "The bundle is a directory with a config.json (`dhow spec` writes one) and a rootfs. \
               With --image a bundle is made in the image store; it goes with the container.",
     positionals: &[from_image::ID, from_image::COMMAND],
-    flags: &from_image::with::<7, { 7 + from_image::COUNT }>([
+    flags: &from_image::with::<8, { 8 + from_image::COUNT }>([
         BUNDLE,
         CONSOLE_SOCKET,
         PID_FILE,
@@ -23,6 +24,7 @@ pub(super) const COMMAND: Command = Command {
         NO_PIVOT,
         NO_NEW_KEYRING,
         PRESERVE_FDS,
+        option("supervision", "JSON", "what the monitor that asks for it is to do").hidden(),
     ]),
     enters: true,
     run,
@@ -42,7 +44,15 @@ pub(super) const PRESERVE_FDS: Flag =
 
 /// What the options of `create` and `run` ask for.
 pub(super) fn request(args: &Args) -> Result<Request> {
+    let supervision: Option<Box<Supervision>> = match args.value("supervision") {
+        Some(text) => Some(serde_json::from_str(text).map_err(|error| {
+            Error::new(Class::Usage, "invalid value of --supervision").because(error.to_string())
+        })?),
+        None => None,
+    };
     Ok(Request {
+        supervision,
+        again: false,
         id: args.id().to_owned(),
         bundle: args.value("bundle").map_or_else(|| PathBuf::from("."), PathBuf::from),
         console_socket: args.value("console-socket").map(PathBuf::from),
@@ -57,7 +67,11 @@ pub(super) fn request(args: &Args) -> Result<Request> {
 }
 
 fn run(context: &Context, args: &Args) -> Result<i32> {
-    let request = request(args)?;
+    let mut request = request(args)?;
+    if let Some(supervision) = &mut request.supervision {
+        supervision.monitor = runtime::caller()?;
+        request.undo = std::mem::take(&mut supervision.undo);
+    }
     let create = |request: &Request| runtime::create(context, request, StartedBy::Start).map(|_| 0);
     let Some(from) = from_image(args)? else { return create(&request) };
     runtime::with_image(context, &from, request, |request| {

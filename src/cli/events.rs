@@ -37,7 +37,7 @@ fn run(context: &Context, args: &Args) -> Result<i32> {
 }
 
 /// A duration in Go's form: `1m30s`, `500ms`, `1.5s`.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut all = Duration::ZERO;
     while !rest.is_empty() {

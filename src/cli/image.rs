@@ -1,16 +1,21 @@
 //! `dhow image`: commands of its own, in a table of their own.
 
 use super::list::{print, to_text};
+use super::progress::Bar;
+use super::registry;
 use super::table::{Args, Command, Flag, Positional, option, switch};
 use super::{help, parse, unknown};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::Use;
-use crate::image::{ImportRequest, Limits, Reference, Store, bundle, container, import, manage, save};
+use crate::image::{
+    Backing, ImportRequest, Imported, Limits, Reference, Store, bundle, container, import, manage, save,
+};
 use crate::runtime::Context;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The command.
 pub(super) const COMMAND: Command = Command {
@@ -25,7 +30,7 @@ pub(super) const COMMAND: Command = Command {
         greedy: true,
         many: false,
         last: false,
-        help: "import, ls, inspect, history, tag, rm, gc, verify, du or save, and its arguments",
+        help: "import, pull, push, ls, inspect, history, tag, rm, gc, verify, du or save, and its arguments",
     }],
     flags: &[],
     enters: false,
@@ -33,6 +38,11 @@ pub(super) const COMMAND: Command = Command {
 };
 
 const FORMAT: Flag = option("format", "FORMAT", "table or json [default: table]");
+const BACKING: Flag = option(
+    "backing",
+    "KIND",
+    "how layers are kept: dir unpacks them; erofs points into plain archives (root, Linux 6.12); auto tries [default: dir]",
+);
 const QUIET: Flag = switch("quiet", "print ids only").short('q');
 
 const fn name(name: &'static str, help: &'static str) -> Positional {
@@ -70,10 +80,36 @@ const COMMANDS: &[Command] = &[
             option("platform", "OS/ARCH", "which image of several [default: this machine's]"),
             option("max-layer-size", "BYTES", "the most that a layer may have unpacked [default: 64 GiB]"),
             option("max-ratio", "N", "how many times its own size a layer may have unpacked [default: 200]"),
+            BACKING,
             FORMAT,
             QUIET,
         ],
         import_image,
+    ),
+    command(
+        "pull",
+        "Fetch an image from a registry",
+        &[name("name", "its name; a digest asks for exactly that one")],
+        &[
+            option("platform", "OS/ARCH", "which image of several [default: this machine's]"),
+            registry::MIRROR,
+            registry::CA_FILE,
+            registry::PLAIN_HTTP,
+            BACKING,
+            FORMAT,
+            QUIET,
+        ],
+        registry::pull,
+    ),
+    command(
+        "push",
+        "Send an image to a registry",
+        &[
+            IMAGE,
+            Positional { required: false, ..name("name", "what it is called there [default: its name]") },
+        ],
+        &[registry::CA_FILE, registry::PLAIN_HTTP, QUIET],
+        registry::push,
     ),
     command("ls", "List the images", &[], &[FORMAT, QUIET], list),
     command("inspect", "Show all that is known of an image, as JSON", &[IMAGE], &[], inspect),
@@ -122,7 +158,6 @@ fn is_json(args: &Args) -> Result<bool> {
 }
 
 fn import_image(context: &Context, args: &Args) -> Result<i32> {
-    let json = is_json(args)?;
     let platform = match args.value("platform") {
         None => Platform::host(),
         Some(text) => Platform::parse(text).ok_or_else(|| unknown("--platform", text))?,
@@ -140,28 +175,43 @@ fn import_image(context: &Context, args: &Args) -> Result<i32> {
         name: args.value("name").map(Reference::parse).transpose()?,
         platform,
         limits,
+        backing: backing(args)?,
+        progress: Arc::default(),
     };
-    let imported = import(&store(context, Use::Shared)?, &request)?;
+    let store = store(context, Use::Shared)?;
+    let bar = Bar::start(&request.progress, args);
+    let all = import(&store, &request);
+    drop(bar);
+    imported(&all?, args)
+}
+
+/// Says what came.
+pub(super) fn imported(all: &[Imported], args: &Args) -> Result<i32> {
+    let json = is_json(args)?;
     let mut text = String::new();
-    for image in imported {
+    for image in all {
         let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
+        let (id, layers, shared) = (image.id, image.layers, image.shared);
         text += &if args.is_on("quiet") {
-            format!("{}\n", image.id)
+            format!("{id}\n")
         } else if json {
-            let document = json!({"names": names, "digest": image.manifest, "id": image.id,
-                "layers": image.layers, "shared": image.shared});
+            let document = json!({"names": names, "digest": image.manifest, "id": id,
+                "layers": layers, "shared": shared});
             format!("{document}\n")
         } else {
-            let shared = image.shared;
-            format!(
-                "{}: {} layers, {shared} of them there already, {}\n",
-                names.join(", "),
-                image.layers,
-                image.id
-            )
+            format!("{}: {layers} layers, {shared} of them there already, {id}\n", names.join(", "))
         };
     }
     print(&text)
+}
+
+pub(super) fn backing(args: &Args) -> Result<Backing> {
+    match args.value("backing") {
+        None | Some("dir") => Ok(Backing::Directory),
+        Some("erofs") => Ok(Backing::Erofs),
+        Some("auto") => Ok(Backing::Auto),
+        Some(other) => Err(unknown("--backing", other)),
+    }
 }
 
 fn list(context: &Context, args: &Args) -> Result<i32> {
@@ -224,7 +274,7 @@ fn inspect(context: &Context, args: &Args) -> Result<i32> {
     let image = store.find(args.id())?;
     let config: serde_json::Value =
         crate::image::documents::parse(&store.document(image.id())?, "configuration")?;
-    let layers: Vec<_> = store.layer_ids(&image.config)?.iter().map(|id| store.layer(*id)).collect();
+    let layers: Vec<_> = store.layer_ids(&image.config)?.iter().map(|id| store.tree(*id)).collect();
     let document = json!({"name": image.name, "digest": image.digest, "id": image.id(), "size": image.size(),
         "manifest": image.manifest, "config": config, "layers": layers});
     print(&to_text(serde_json::to_string_pretty(&document))?)

@@ -32,8 +32,14 @@ fn run(context: &Context, args: &Args) -> Result<i32> {
     }
 }
 
+/// How many columns the table has: the first six are runc's.
+const COLUMNS: usize = 11;
+
 fn table(listings: &[Listing]) -> String {
-    let header = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
+    let header =
+        ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER", "STATE", "SINCE", "EXIT", "RESTARTS", "IMAGE"]
+            .map(str::to_owned);
+    let dash = || "-".to_owned();
     let rows = listings.iter().map(|l| {
         [
             l.id.clone(),
@@ -42,19 +48,31 @@ fn table(listings: &[Listing]) -> String {
             l.bundle.clone(),
             l.created.clone(),
             l.owner.clone(),
+            l.state.to_owned(),
+            l.since.clone().unwrap_or_else(dash),
+            exit(l),
+            l.restarts.map_or_else(dash, |restarts| restarts.to_string()),
+            l.image.clone().unwrap_or_else(dash),
         ]
     });
-    let rows: Vec<[String; 6]> = std::iter::once(header).chain(rows).collect();
+    let rows: Vec<[String; COLUMNS]> = std::iter::once(header).chain(rows).collect();
     // As wide as the widest cell of a column, and at least twelve, as runc's table is.
     let width =
         |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).max(11) + 1;
-    let widths: Vec<usize> = (0..6).map(width).collect();
+    let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
     rows.iter()
         .map(|row| {
             let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
             cells.collect::<String>().trim_end().to_owned() + "\n"
         })
         .collect()
+}
+
+/// `3`, `137 signal 9`, `137 signal 9 oom`, or a dash.
+fn exit(listing: &Listing) -> String {
+    let Some(code) = listing.exit_code else { return "-".to_owned() };
+    let signal = listing.signal.map(|signal| format!(" signal {signal}")).unwrap_or_default();
+    format!("{code}{signal}{}", if listing.oom { " oom" } else { "" })
 }
 
 /// A document as text with a newline at its end.

@@ -7,25 +7,32 @@ mod cp;
 mod create;
 mod delete;
 mod diff;
+mod doctor;
 mod events;
 mod exec;
 mod features;
 mod from_image;
 mod help;
 mod image;
+mod inspect;
 mod kill;
 mod list;
+mod logs;
 #[cfg(test)]
 mod man;
+mod monitor;
 mod parse;
 mod pause;
+mod progress;
 mod ps;
+mod registry;
 mod run;
 mod seccomp;
 mod spec;
 mod start;
 mod state;
 mod stats;
+mod stop;
 mod table;
 mod update;
 
@@ -71,6 +78,12 @@ const COMMANDS: &[Command] = &[
     kill::COMMAND,
     delete::COMMAND,
     run::COMMAND,
+    stop::STOP,
+    stop::RESTART,
+    stop::WAIT,
+    inspect::COMMAND,
+    doctor::COMMAND,
+    logs::COMMAND,
     exec::COMMAND,
     pause::PAUSE,
     pause::RESUME,
@@ -87,6 +100,8 @@ const COMMANDS: &[Command] = &[
     diff::COMMAND,
     commit::COMMAND,
     cp::COMMAND,
+    monitor::EXITED,
+    monitor::REVIVE,
 ];
 
 /// What `--version` prints. go-runc looks for a first line that begins with `runc version`, docker
@@ -172,7 +187,8 @@ impl Parsed {
     /// # Errors
     /// When the binary cannot be protected.
     pub fn protect(&self) -> Result<()> {
-        match self.command.enters {
+        // One that a monitor will stay with is entered by the monitor's own calls.
+        match self.command.enters && !run::is_monitored(&self.args) {
             true => selfexe::protect().doing("protect dhow's own binary"),
             false => Ok(()),
         }
@@ -276,6 +292,12 @@ mod tests {
         "start id",
         "state id",
         "kill id",
+        "stop --time 3 a b",
+        "restart -t 3 a",
+        "wait a b",
+        "doctor --fix --format json",
+        "logs -f --tail 3 --since 10m -t id",
+        "run -d --restart on-failure:3 --log-driver json-file --log-opt max-size=1m --log-opt max-file=2 id",
         "kill --all id SIGTERM",
         "kill id 9 -a",
         "delete -f id",

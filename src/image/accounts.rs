@@ -34,7 +34,7 @@ pub(super) fn account(user: &str, overlay: &Overlay) -> Result<Account> {
     let name = if name.is_empty() { "0" } else { name };
     let number = name.parse::<u32>().ok();
     let layers = match geteuid().is_root() {
-        true => Layers::Merged(Root::from(overlay.view()?)),
+        true => Layers::Merged(overlay.view()?),
         false => Layers::Apart(overlay),
     };
     let passwd = table(&layers, "etc/passwd")?;

@@ -8,7 +8,7 @@ use super::options::{self, Options};
 use super::store::{Image, Store};
 use super::{profile, refused, security, within};
 use crate::error::{Class, Context as _, Error, Result};
-use crate::rootfs::Overlay;
+use crate::rootfs::{Overlay, open_layer};
 use crate::spec::{annotations, defaults};
 use nix::unistd::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
@@ -100,7 +100,7 @@ pub(super) fn write(store: &Store, image: &Image, directory: &Path, options: &Op
 /// What the root filesystem of a bundle in this directory is an overlay of.
 pub(super) fn overlay(store: &Store, image: &Image, directory: &Path) -> Result<Overlay> {
     let ids = store.layer_ids(&image.config)?;
-    let mut lower: Vec<PathBuf> = ids.iter().rev().map(|id| store.layer(*id).join("fs")).collect();
+    let mut lower: Vec<PathBuf> = ids.iter().rev().map(|id| store.tree(*id)).collect();
     if lower.is_empty() {
         // overlayfs wants one.
         lower.push(directory.join("rootfs"));
@@ -115,13 +115,14 @@ pub(super) fn overlay(store: &Store, image: &Image, directory: &Path) -> Result<
 }
 
 fn like(from: &Path, to: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
     let doing = "make the writable layer";
-    let metadata = std::fs::metadata(from).doing(doing)?;
+    let layer = open_layer(from).doing(doing)?;
+    let stat = crate::sys::path::stat(std::os::fd::AsFd::as_fd(&layer)).doing(doing)?;
     if geteuid().is_root() {
-        std::os::unix::fs::chown(to, Some(metadata.uid()), Some(metadata.gid())).doing(doing)?;
+        std::os::unix::fs::chown(to, Some(stat.st_uid), Some(stat.st_gid)).doing(doing)?;
     }
-    std::fs::set_permissions(to, metadata.permissions()).doing(doing)
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(stat.st_mode & 0o7777);
+    std::fs::set_permissions(to, mode).doing(doing)
 }
 
 /// The blobs and layers that bundles need. Notes of bundles that are gone go too.

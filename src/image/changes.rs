@@ -212,7 +212,7 @@ enum Lower {
 impl Lower {
     fn open(overlay: &Overlay) -> Result<Lower> {
         if geteuid().is_root() {
-            return Ok(Lower::Whole(Root::from(overlay.view()?)));
+            return Ok(Lower::Whole(overlay.view()?));
         }
         let open = |path: &PathBuf| Root::at(path).doing_on("open a layer", || path.display().to_string());
         Ok(Lower::Layers(overlay.lower.iter().map(open).collect::<Result<_>>()?, mark(overlay)))

@@ -6,7 +6,7 @@ use super::changes::{self, Change, Kind};
 use super::digest::{Digest, Hasher};
 use super::documents::{CONFIG, Descriptor, INDEX, MANIFEST, MOST_DOCUMENT, Platform, parse};
 use super::store::{Image, Store, Tag, Workplace};
-use super::{ImportRequest, Imported, Limits, Reference, import};
+use super::{Backing, ImportRequest, Imported, Limits, Reference, import};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::spec::load;
 use flate2::Compression;
@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 /// The level of the new layer's compression: zlib's own default takes twice the time for two percent.
 const LEVEL: u32 = 4;
@@ -65,6 +66,8 @@ pub fn commit(store: &Store, bundle: &Path, name: &Reference, request: &CommitRe
         platform: Platform::parse(&format!("{}/{}", base.config.os, base.config.architecture))
             .unwrap_or_else(Platform::host),
         limits: Limits { ratio: u64::MAX, ..Limits::default() },
+        backing: Backing::default(),
+        progress: Arc::default(),
     };
     let mut imported = import(store, &import_request)?;
     drop::<Workplace>(workplace);

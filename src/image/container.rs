@@ -8,7 +8,6 @@ use super::store::{Image, Store};
 use super::tree::{self, Owner};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::sys;
-use crate::sys::path::Root;
 use nix::errno::Errno;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, open};
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,7 +80,7 @@ fn make_volumes(
     }
     let view = match image.config.rootfs.diff_ids.is_empty() {
         true => None,
-        false => Some(Root::from(bundle::overlay(store, image, place)?.view()?)),
+        false => Some(bundle::overlay(store, image, place)?.view()?),
     };
     std::fs::create_dir(place.join("volumes")).doing(doing)?;
     for (index, destination) in wanted.into_iter().enumerate() {

@@ -57,6 +57,11 @@ impl Digest {
         })
     }
 
+    /// Its first 16 bytes, where a UUID is asked for.
+    pub fn first_half(&self) -> [u8; 16] {
+        std::array::from_fn(|at| self.0[at])
+    }
+
     /// The chain id of a layer on top of a chain (image-spec config.md, "Layer ChainID").
     #[must_use]
     pub fn chained(below: Option<Digest>, diff: Digest) -> Digest {

@@ -5,16 +5,17 @@ use super::documents::{
     CONFIG, Descriptor, Document, ImageConfig, Index, MANIFEST, MOST_DOCUMENT, Manifest, Platform, Saved,
     is_layer, parse,
 };
-use super::layer::{self, Expected, Limits};
+use super::erofs;
+use super::layer::Limits;
+use super::layers::{Backing, Batch, LayerPlan, Progress, descriptor};
 use super::reference::Reference;
 use super::source::Source;
-use super::store::{self, Store, Workplace};
-use super::unpack::Unpacker;
+use super::store::{self, Store};
 use super::{refused, within};
 use crate::error::{Class, Context as _, Error, Result};
-use crate::sys::path::Root;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How deep an index may lie in an index.
 const MOST_INDEXES: usize = 4;
@@ -30,6 +31,10 @@ pub struct ImportRequest {
     pub platform: Platform,
     /// What it may be at most.
     pub limits: Limits,
+    /// How its layers are kept.
+    pub backing: Backing,
+    /// How far it is.
+    pub progress: Arc<Progress>,
 }
 
 /// What an import brought.
@@ -56,13 +61,6 @@ struct Candidate {
     layers: Vec<LayerPlan>,
 }
 
-/// Where a layer's blob is, and what the manifest says of it.
-struct LayerPlan {
-    path: String,
-    described: Option<Descriptor>,
-    diff: Digest,
-}
-
 /// Imports every image of a source, of an index those for the platform.
 ///
 /// # Errors
@@ -82,13 +80,27 @@ pub fn import(store: &Store, request: &ImportRequest) -> Result<Vec<Imported>> {
     if request.name.is_some() && candidates.len() > 1 {
         return Err(Error::new(Class::Usage, "give several images one name").on(shown));
     }
+    let backing = match request.backing {
+        Backing::Auto if erofs::is_possible(&workplace.path)? => Backing::Erofs,
+        Backing::Auto => Backing::Directory,
+        asked => asked,
+    };
+    let batch = Batch {
+        store,
+        source: &source,
+        workplace: &workplace,
+        limits: request.limits,
+        backing,
+        progress: &request.progress,
+    };
+    let bytes = candidates.iter().flat_map(|candidate| &candidate.layers);
+    batch.progress.expect(bytes.map(|plan| source.open_file(&plan.path).map_or(0, |file| file.left)).sum());
     candidates
         .into_iter()
         .map(|candidate| {
             let names = names_of(&candidate, request)?;
             let place = names.first().map_or_else(|| shown.clone(), ToString::to_string);
-            take(store, &source, &workplace, request.limits, candidate, names)
-                .map_err(|error| within(&place, error))
+            take(&batch, candidate, names).map_err(|error| within(&place, error))
         })
         .collect()
 }
@@ -258,32 +270,19 @@ fn from_saved(source: &Source, saved: Saved) -> Result<Candidate> {
     })
 }
 
-fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor { media_type: media_type.into(), digest, size, platform: None, annotations: None }
-}
-
-/// What is ready in the workplace, and where it belongs.
-#[derive(Default)]
-struct Ready {
-    moves: Vec<(PathBuf, PathBuf)>,
-    shared: usize,
-}
-
 /// Takes one image: everything into the workplace first, then into its place, the names last.
-fn take(
-    store: &Store,
-    source: &Source,
-    workplace: &Workplace,
-    limits: Limits,
-    candidate: Candidate,
-    names: Vec<Reference>,
-) -> Result<Imported> {
-    if candidate.layers.len() > limits.layers {
-        return Err(refused(format!("it has more than {} layers", limits.layers)));
+fn take(batch: &Batch<'_>, candidate: Candidate, names: Vec<Reference>) -> Result<Imported> {
+    let (store, workplace) = (batch.store, batch.workplace);
+    if candidate.layers.len() > batch.limits.layers {
+        return Err(refused(format!("it has more than {} layers", batch.limits.layers)));
     }
-    let count = candidate.layers.len();
-    let mut ready = Ready::default();
-    let layers = take_layers(store, source, workplace, limits, &candidate, &mut ready)?;
+    // Held until everything is in its place.
+    let _locks = batch.lock(&candidate.layers)?;
+    let layers = batch.take(&candidate.layers)?;
+    let mut moves: Vec<_> = layers.iter().flat_map(|layer| layer.moves.clone()).collect();
+    let shared = layers.iter().filter(|layer| layer.shared).count();
+    let count = layers.len();
+    let layers = layers.into_iter().map(|layer| layer.descriptor).collect();
     let (manifest, text) = match candidate.manifest {
         Some(manifest) => manifest,
         None => {
@@ -302,10 +301,10 @@ fn take(
     for (digest, text) in [(candidate.config.digest, &candidate.config_text), (manifest, &text)] {
         let place = workplace.path.join(digest.hex());
         std::fs::write(&place, text).doing("write a document")?;
-        ready.moves.push((place, store.blob(digest)));
+        moves.push((place, store.blob(digest)));
     }
     store::sync_filesystem(&workplace.path)?;
-    for (from, to) in &ready.moves {
+    for (from, to) in &moves {
         store::settle(from, to)?;
     }
     for directory in ["blobs/sha256", "layers"] {
@@ -314,99 +313,5 @@ fn take(
     for name in &names {
         store.tag(name, manifest)?;
     }
-    Ok(Imported { names, manifest, id: candidate.config.digest, shared: ready.shared, layers: count })
-}
-
-/// Unpacks, or only checks, the layers in order.
-fn take_layers(
-    store: &Store,
-    source: &Source,
-    workplace: &Workplace,
-    limits: Limits,
-    candidate: &Candidate,
-    ready: &mut Ready,
-) -> Result<Vec<Descriptor>> {
-    let mut below: Vec<Root> = Vec::new();
-    let mut chain = None;
-    let mut described = Vec::new();
-    for (index, plan) in candidate.layers.iter().enumerate() {
-        let chained = Digest::chained(chain, plan.diff);
-        chain = Some(chained);
-        let place = format!("layer {} ({})", index + 1, plan.diff);
-        let work =
-            Work { store, source, limits, plan, chained, place: workplace.path.join(index.to_string()) };
-        let (descriptor, root) = work.take(&below, ready).map_err(|error| within(&place, error))?;
-        below.insert(0, root);
-        described.push(descriptor);
-    }
-    Ok(described)
-}
-
-/// One layer's way into the store.
-struct Work<'a> {
-    store: &'a Store,
-    source: &'a Source,
-    limits: Limits,
-    plan: &'a LayerPlan,
-    chained: Digest,
-    place: PathBuf,
-}
-
-impl Work<'_> {
-    fn take(&self, below: &[Root], ready: &mut Ready) -> Result<(Descriptor, Root)> {
-        let known = self.store.find_layer(self.plan.diff, self.chained);
-        if let Some(id) = known {
-            ready.shared += 1;
-            let layer = self.store.layer(id);
-            if let Some(descriptor) = self.known_blob(&layer) {
-                return Ok((descriptor, open_layer(&layer)?));
-            }
-        }
-        let fs = self.place.join("fs");
-        std::fs::create_dir_all(&fs).doing("make a layer's directory")?;
-        let copy_path = self.place.with_extension("blob");
-        let mut copy = File::create(&copy_path).doing("make a blob")?;
-        let mut unpacker = match known {
-            Some(_) => None,
-            None => Some(Unpacker::new(&fs, below)?),
-        };
-        let section = self.source.open_file(&self.plan.path)?;
-        let size = section.left;
-        let blob = self.plan.described.as_ref().map(|descriptor| (descriptor.digest, descriptor.size));
-        if let Some((_, described)) = blob.filter(|(_, described)| *described != size) {
-            return Err(refused(format!("its size is {size}, and the manifest says {described}")));
-        }
-        let expected = Expected { blob, diff: self.plan.diff };
-        let passed = layer::pass(section, expected, self.limits, Some(&mut copy), unpacker.as_mut())?;
-        ready.moves.push((copy_path, self.store.blob(passed.blob)));
-        let found = descriptor(passed.compression.media_type(), passed.blob, passed.size);
-        let layer = match (known, unpacker) {
-            (Some(id), _) => self.store.layer(id),
-            (None, unpacker) => {
-                let stands_alone = unpacker.is_some_and(|unpacker| !unpacker.used_lower());
-                let id = if stands_alone { self.plan.diff } else { self.chained };
-                let meta = serde_json::json!({"diffId": self.plan.diff, "blob": found, "size": passed.plain});
-                std::fs::write(self.place.join("meta.json"), meta.to_string()).doing("write meta.json")?;
-                ready.moves.push((self.place.clone(), self.store.layer(id)));
-                self.place.clone()
-            }
-        };
-        Ok((self.plan.described.clone().unwrap_or(found), open_layer(&layer)?))
-    }
-
-    /// Whether this very blob is in the store as this layer's: then nothing is left to check.
-    fn known_blob(&self, layer: &Path) -> Option<Descriptor> {
-        #[derive(serde::Deserialize)]
-        struct Meta {
-            blob: Descriptor,
-        }
-        let meta: Meta = serde_json::from_slice(&std::fs::read(layer.join("meta.json")).ok()?).ok()?;
-        let described = self.plan.described.as_ref()?;
-        let same = described.digest == meta.blob.digest && described.size == meta.blob.size;
-        (same && self.store.blob(meta.blob.digest).is_file()).then(|| described.clone())
-    }
-}
-
-fn open_layer(layer: &Path) -> Result<Root> {
-    Root::at(&layer.join("fs")).doing_on("open a layer", || layer.display().to_string())
+    Ok(Imported { names, manifest, id: candidate.config.digest, shared, layers: count })
 }

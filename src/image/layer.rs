@@ -4,12 +4,12 @@
 //! what comes out and writes the files. Nothing counts before both digests were compared.
 
 use super::digest::{Digest, Hasher};
-use super::tar::{Reader, Stream};
-use super::unpack::Unpacker;
+use super::tar::{Entry, Reader, Stream};
 use super::{refused, within};
 use crate::error::{Context as _, Error, Result};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 /// The size of the pieces in which a layer is passed on.
@@ -97,7 +97,35 @@ impl Compression {
     }
 }
 
-/// Passes a layer through: into `copy` as it is, and unpacked where `unpacker` says.
+/// What becomes of a layer's entries.
+pub trait Sink {
+    /// Takes one entry, and of its content as much as it wants.
+    ///
+    /// # Errors
+    /// When the entry is refused, or cannot be written.
+    fn take(&mut self, entry: &Entry, content: &mut Reader<Pieces<'_>>) -> Result<()>;
+
+    /// Completes what only the end of the layer can complete.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn finish(&mut self) -> Result<()>;
+}
+
+/// Where a layer goes while it passes.
+#[derive(Default)]
+pub struct Outputs<'a, 's> {
+    /// The blob as it is.
+    pub blob: Option<&'a mut File>,
+    /// The plain archive.
+    pub plain: Option<&'a mut File>,
+    /// The entries.
+    pub sink: Option<&'a mut (dyn Sink + 's)>,
+    /// How many bytes of the blob were read, for whoever watches.
+    pub read: Option<&'a AtomicU64>,
+}
+
+/// Passes a layer through.
 ///
 /// # Errors
 /// When a digest or size is wrong, a limit is passed, or an entry is refused.
@@ -105,14 +133,14 @@ pub fn pass(
     blob: impl Read + Send,
     expected: Expected,
     limits: Limits,
-    copy: Option<&mut File>,
-    unpacker: Option<&mut Unpacker<'_>>,
+    outputs: Outputs<'_, '_>,
 ) -> Result<Passed> {
     let (full_in, full_out) = sync_channel(PIECES);
     let (empty_in, empty_out) = channel();
+    let Outputs { blob: copy, plain, sink, read } = outputs;
     std::thread::scope(|scope| {
         let decoder = scope.spawn(move || {
-            let mut source = Hashing { from: blob, hasher: Hasher::default(), copy };
+            let mut source = Hashing { from: blob, hasher: Hasher::default(), copy, read };
             let outcome = decode(&mut source, expected, limits, &full_in, &empty_out);
             if let Err(error) = outcome {
                 let _ = full_in.send(Err(error));
@@ -129,8 +157,9 @@ pub fn pass(
             at: 0,
             ended: false,
             hasher: Hasher::default(),
+            copy: plain,
         };
-        let unpacked = consume(pieces, limits, unpacker);
+        let unpacked = consume(pieces, limits, sink);
         // A consumer that failed has dropped its end of the channel, so the decoder ends too.
         let passed = decoder.join().map_err(|_| refused("the decoder failed"))?;
         let (diff, passed) = match (unpacked, passed) {
@@ -162,22 +191,21 @@ fn check(expected: Expected, diff: Digest, passed: &Passed) -> Result<()> {
 }
 
 /// Unpacks, or only reads, all of a layer. Answers its diffID.
-fn consume(pieces: Pieces, limits: Limits, unpacker: Option<&mut Unpacker<'_>>) -> Result<Digest> {
+fn consume(pieces: Pieces<'_>, limits: Limits, mut sink: Option<&mut (dyn Sink + '_)>) -> Result<Digest> {
     let mut reader = Reader::new(pieces);
     let mut entries = 0;
-    let mut unpacker = unpacker;
     while let Some(entry) = reader.next()? {
         entries += 1;
         if entries > limits.entries {
             return Err(refused(format!("it has more than {} entries", limits.entries)));
         }
-        if let Some(unpacker) = unpacker.as_deref_mut() {
-            unpacker.take(&entry, &mut reader).map_err(|error| super::tar::in_entry(&entry.path, error))?;
+        if let Some(sink) = sink.as_deref_mut() {
+            sink.take(&entry, &mut reader).map_err(|error| super::tar::in_entry(&entry.path, error))?;
         }
     }
     let pieces = reader.drain()?;
-    if let Some(unpacker) = unpacker {
-        unpacker.finish().map_err(|error| within("directories", error))?;
+    if let Some(sink) = sink {
+        sink.finish().map_err(|error| within("directories", error))?;
     }
     Ok(pieces.hasher.finish())
 }
@@ -260,6 +288,7 @@ struct Hashing<'a, R> {
     from: R,
     hasher: Hasher,
     copy: Option<&'a mut File>,
+    read: Option<&'a AtomicU64>,
 }
 
 impl<R: Read> Read for Hashing<'_, R> {
@@ -269,21 +298,26 @@ impl<R: Read> Read for Hashing<'_, R> {
         if let Some(copy) = &mut self.copy {
             copy.write_all(&buffer[..length])?;
         }
+        if let Some(read) = self.read {
+            read.fetch_add(length as u64, Ordering::Relaxed);
+        }
         Ok(length)
     }
 }
 
 /// The decoded layer as a stream, hashed as it arrives.
-struct Pieces {
+#[derive(Debug)]
+pub struct Pieces<'a> {
     full: Receiver<Piece>,
     empty: std::sync::mpsc::Sender<Vec<u8>>,
     current: Vec<u8>,
     at: usize,
     ended: bool,
     hasher: Hasher,
+    copy: Option<&'a mut File>,
 }
 
-impl BufRead for Pieces {
+impl BufRead for Pieces<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.at == self.current.len() && !self.ended {
             let used = std::mem::take(&mut self.current);
@@ -301,6 +335,9 @@ impl BufRead for Pieces {
                 Err(_) => self.ended = true,
             }
             self.hasher.update(&self.current);
+            if let Some(copy) = &mut self.copy {
+                copy.write_all(&self.current)?;
+            }
         }
         Ok(&self.current[self.at..])
     }
@@ -310,7 +347,7 @@ impl BufRead for Pieces {
     }
 }
 
-impl Read for Pieces {
+impl Read for Pieces<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let have = self.fill_buf()?;
         let length = have.len().min(buffer.len());
@@ -320,4 +357,4 @@ impl Read for Pieces {
     }
 }
 
-impl Stream for Pieces {}
+impl Stream for Pieces<'_> {}

@@ -1,7 +1,7 @@
 //! What is kept, what it takes, whether it is right, and what may go.
 
 use super::digest::{Digest, digest_of};
-use super::layer::{self, Expected, Limits};
+use super::layer::{self, Expected, Limits, Outputs};
 use super::refused;
 use super::store::{Store, sync};
 use crate::error::{Class, Context as _, Error, Result};
@@ -61,6 +61,7 @@ fn mark(store: &Store, names: &dyn Fn(&str) -> bool) -> Result<Marked> {
 /// When a tag cannot be followed: then nothing goes.
 pub fn collect(store: &Store, kept: &BTreeSet<Digest>) -> Result<Collected> {
     let marked = mark(store, &|_| true)?;
+    store.clear_locks();
     let workplace = store.workplace()?;
     let mut collected = Collected::default();
     for (part, wanted) in [("blobs/sha256", &marked.blobs), ("layers", &marked.layers)] {
@@ -101,7 +102,7 @@ pub fn verify(store: &Store, name: &str) -> Result<()> {
         let file =
             File::open(store.blob(layer.digest)).doing_on("open a blob", || layer.digest.to_string())?;
         let expected = Expected { blob: Some((layer.digest, layer.size)), diff: *diff };
-        layer::pass(file, expected, Limits::default(), None, None).map_err(|error| {
+        layer::pass(file, expected, Limits::default(), Outputs::default()).map_err(|error| {
             corrupt(layer.digest, error.cause.clone().unwrap_or_else(|| error.to_string()))
         })?;
     }

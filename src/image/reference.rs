@@ -57,6 +57,19 @@ impl Reference {
         }
     }
 
+    /// The registry that it is of.
+    pub fn registry(&self) -> &str {
+        self.repository.split_once('/').map_or(self.repository.as_str(), |(registry, _)| registry)
+    }
+
+    /// The name that an image gets which was asked for by this one: a digest is no tag, and must
+    /// not take the place of one.
+    #[must_use]
+    pub fn kept_as(&self) -> Reference {
+        let tag = self.digest.map_or_else(|| self.tag.clone(), |digest| format!("sha256-{}", digest.hex()));
+        Reference { repository: self.repository.clone(), tag, digest: None }
+    }
+
     /// As people write it: without what Docker adds.
     pub fn familiar(&self) -> String {
         let name = self.repository.strip_prefix("docker.io/").unwrap_or(&self.repository);
@@ -92,6 +105,11 @@ mod tests {
             assert_eq!(Reference::parse(short).unwrap().to_string(), full);
         }
         assert_eq!(Reference::parse("docker.io/library/a:1").unwrap().familiar(), "a:1");
+        assert_eq!(Reference::parse("localhost:5000/a").unwrap().registry(), "localhost:5000");
+        let digest = Digest::of(b"");
+        let kept = Reference::parse(&format!("a@{digest}")).unwrap().kept_as().to_string();
+        assert_eq!(kept, format!("docker.io/library/a:sha256-{}", digest.hex()));
+        assert!(Reference::parse(&kept).is_ok());
         for wrong in ["", "A", "a:", "a/../b", "a//b", "/a", "a:b:c/d", "x@sha256:12", "-a", "a:../x"] {
             assert!(Reference::parse(wrong).is_err(), "{wrong}");
         }

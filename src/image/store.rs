@@ -4,8 +4,10 @@
 //! blobs/sha256/HEX      as received
 //! layers/ID/fs          a layer, unpacked, in overlayfs's form; ID is its diffID, or, when it
 //!                       cannot stand alone, its chain id. A layer under its name is complete.
+//! layers/ID/layer.erofs in place of fs: metadata that points into the plain layer.tar beside it
 //! refs/NAME             one small file per tag
 //! tmp/                  what is in the making; not locked means abandoned
+//! locks/ID              held by who unpacks a layer: another import waits, and finds it there
 //! lock                  shared for use, exclusive for gc
 //! ```
 
@@ -17,10 +19,12 @@ use crate::error::{Class, Context as _, Error, Result};
 use nix::errno::Errno;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// An image store.
 #[derive(Debug)]
@@ -84,7 +88,7 @@ impl Store {
     pub fn open(root: &Path, how: Use) -> Result<Store> {
         let shown = || root.display().to_string();
         let doing = "open the image store";
-        for part in ["blobs/sha256", "layers", "refs", "tmp"] {
+        for part in ["blobs/sha256", "layers", "refs", "tmp", "locks"] {
             std::fs::create_dir_all(root.join(part)).doing_on(doing, shown)?;
         }
         // Layers have setuid programs in them: nobody else may come near.
@@ -114,6 +118,11 @@ impl Store {
     /// Where a layer is.
     pub fn layer(&self, id: Digest) -> PathBuf {
         self.root.join("layers").join(id.hex())
+    }
+
+    /// What a layer is a tree in: a directory, or the metadata of an EROFS.
+    pub fn tree(&self, id: Digest) -> PathBuf {
+        tree_of(&self.layer(id))
     }
 
     /// The layers of an image, the lowest first, each by the id that it is kept under.
@@ -194,7 +203,11 @@ impl Store {
         if let Some(wanted) = &wanted {
             let full = wanted.to_string();
             let by_name = tags.iter().find(|tag| match wanted.digest {
-                Some(digest) => tag.manifest == digest && tag.name.starts_with(&wanted.repository),
+                // The digest may be the one of an index, by which it was pulled.
+                Some(digest) => {
+                    let same = tag.manifest == digest && tag.name.starts_with(&wanted.repository);
+                    same || tag.name == wanted.kept_as().to_string()
+                }
                 None => tag.name == full,
             });
             if let Some(tag) = by_name {
@@ -273,6 +286,22 @@ impl Store {
         }
     }
 
+    /// Waits until nobody else unpacks these layers, and keeps others from it.
+    ///
+    /// # Errors
+    /// When a lock cannot be made.
+    pub fn lock_layers(&self, ids: &BTreeSet<Digest>) -> Result<Vec<LayerLock>> {
+        // Always in the same order: two imports of the same layers cannot wait for each other.
+        ids.iter().map(|id| LayerLock::take(self.root.join("locks").join(id.hex()))).collect()
+    }
+
+    /// Removes what killed imports left of their locks. The store must be locked exclusively.
+    pub(super) fn clear_locks(&self) {
+        for entry in std::fs::read_dir(self.root.join("locks")).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+
     /// A locked directory of one's own in `tmp`; what others have left there goes first.
     ///
     /// # Errors
@@ -287,12 +316,11 @@ impl Store {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error).doing("make a directory in the image store"),
             }
-            let lock = open_directory(&path)?;
-            flock(&lock, FlockOperation::NonBlockingLockExclusive)
-                .doing("lock a directory of the image store")?;
-            // Between the two, another may have taken it for abandoned.
-            if path.is_dir() {
-                return Ok(Workplace { path, _lock: lock });
+            // Until it is locked, another may take it for abandoned, and remove it.
+            let Ok(lock) = open_directory(&path) else { continue };
+            let locked = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if locked && path.is_dir() {
+                return Ok(Workplace { path, _lock: lock, names: AtomicUsize::new(0) });
             }
         }
         Err(Error::system("make a directory in the image store", Errno::EEXIST))
@@ -314,11 +342,55 @@ pub struct Workplace {
     /// Where it is.
     pub path: PathBuf,
     _lock: OwnedFd,
+    names: AtomicUsize,
+}
+
+impl Workplace {
+    /// A name in it that was not given before.
+    pub fn fresh(&self) -> PathBuf {
+        self.path.join(self.names.fetch_add(1, Ordering::Relaxed).to_string())
+    }
 }
 
 impl Drop for Workplace {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// What a layer's directory has for a tree.
+pub(super) fn tree_of(layer: &Path) -> PathBuf {
+    let metadata = layer.join("layer.erofs");
+    if metadata.exists() { metadata } else { layer.join("fs") }
+}
+
+/// The right to unpack a layer.
+#[derive(Debug)]
+pub struct LayerLock {
+    path: PathBuf,
+    _lock: OwnedFd,
+}
+
+impl LayerLock {
+    fn take(path: PathBuf) -> Result<LayerLock> {
+        let doing = "lock a layer of the image store";
+        loop {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let lock = open(&path, flags, Mode::from_raw_mode(0o600)).doing(doing)?;
+            flock(&lock, FlockOperation::LockExclusive).doing(doing)?;
+            // Who had it before has removed the file: then this lock is on nothing.
+            let held = rustix::fs::fstat(&lock).doing(doing)?;
+            let there = rustix::fs::stat(&path);
+            if there.is_ok_and(|there| there.st_ino == held.st_ino) {
+                return Ok(LayerLock { path, _lock: lock });
+            }
+        }
+    }
+}
+
+impl Drop for LayerLock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -146,11 +146,17 @@ impl Scene {
     }
 
     pub fn import_limited(&self, limits: Limits) -> Result<Imported> {
+        self.import_as(super::Backing::Directory, limits)
+    }
+
+    pub fn import_as(&self, backing: super::Backing, limits: Limits) -> Result<Imported> {
         let request = ImportRequest {
             from: self.base.join("layout"),
             name: Some(Reference::parse("test").unwrap()),
             platform: Platform::parse("linux/amd64").unwrap(),
             limits,
+            backing,
+            progress: std::sync::Arc::default(),
         };
         import(&self.store(), &request).map(|mut all| all.remove(0))
     }
@@ -193,8 +199,15 @@ impl Scene {
 
     /// The directory of a layer, the lowest being 0.
     pub fn layer(&self, index: usize) -> PathBuf {
+        let tree = self.tree(index);
+        assert!(tree.is_dir());
+        tree
+    }
+
+    /// What a layer is kept as, the lowest being 0.
+    pub fn tree(&self, index: usize) -> PathBuf {
         let store = self.store();
         let image = store.find("test").unwrap();
-        store.layer(store.layer_ids(&image.config).unwrap()[index]).join("fs")
+        store.tree(store.layer_ids(&image.config).unwrap()[index])
     }
 }

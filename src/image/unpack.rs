@@ -5,8 +5,9 @@
 //! name is made with `O_EXCL` and `O_NOFOLLOW` (or their like). What a layer says of its
 //! directories is carried out at the end, so that a setgid bit or a date does not suffer.
 
+use super::layer::{Pieces, Sink};
 use super::refused;
-use super::tar::{Entry, Kind, Reader, Stream};
+use super::tar::{Entry, Kind, Reader};
 use crate::error::{Context as _, Error, Result};
 use crate::sys::fd::proc_path;
 use crate::sys::path::{self, Root};
@@ -39,8 +40,8 @@ struct Finish {
 #[derive(Debug)]
 pub struct Unpacker<'a> {
     root: Root,
-    /// The layers below, the topmost first.
-    lowers: &'a [Root],
+    /// The layers below, the topmost first; `None` while they are not there yet.
+    lowers: Option<&'a [Root]>,
     used_lower: bool,
     /// The directory in which the last entry was.
     parent: Option<(Vec<u8>, OwnedFd)>,
@@ -48,27 +49,8 @@ pub struct Unpacker<'a> {
     umask: u32,
 }
 
-impl<'a> Unpacker<'a> {
-    /// An unpacker into an empty directory.
-    ///
-    /// # Errors
-    /// When the directory cannot be opened.
-    pub fn new(directory: &Path, lowers: &'a [Root]) -> Result<Unpacker<'a>> {
-        let root = Root::at(directory).doing_on("open", || directory.display().to_string())?;
-        let directories = BTreeMap::new();
-        Ok(Unpacker { root, lowers, used_lower: false, parent: None, directories, umask: umask() })
-    }
-
-    /// Whether the layer needed something of the layers below: then it fits on these alone.
-    pub fn used_lower(&self) -> bool {
-        self.used_lower
-    }
-
-    /// Writes one entry.
-    ///
-    /// # Errors
-    /// When the entry is refused, or the filesystem does.
-    pub fn take<R: Stream>(&mut self, entry: &Entry, content: &mut Reader<R>) -> Result<()> {
+impl Sink for Unpacker<'_> {
+    fn take(&mut self, entry: &Entry, content: &mut Reader<Pieces<'_>>) -> Result<()> {
         let path = clean(&entry.path)?;
         check_xattrs(entry)?;
         let Some((parent, name)) = split(&path) else {
@@ -79,8 +61,8 @@ impl<'a> Unpacker<'a> {
             return set_xattrs(self.root.as_fd(), entry);
         };
         self.enter(parent)?;
-        if let Some(hidden) = name.strip_prefix(b".wh.") {
-            return self.whiteout(parent, hidden);
+        if let Some(whiteout) = whiteout_of(name)? {
+            return self.whiteout(parent, whiteout);
         }
         if matches!(entry.kind, Kind::CharDevice) && entry.device == (0, 0) {
             return Err(refused("a character device 0:0 is overlayfs's own mark"));
@@ -97,10 +79,7 @@ impl<'a> Unpacker<'a> {
     }
 
     /// Gives directories their owners, modes and dates, the deepest first.
-    ///
-    /// # Errors
-    /// fchmod(2)'s and its like.
-    pub fn finish(&mut self) -> Result<()> {
+    fn finish(&mut self) -> Result<()> {
         self.parent = None;
         for (path, finish) in std::mem::take(&mut self.directories).into_iter().rev() {
             let doing = "set the owner and mode of a directory";
@@ -113,6 +92,24 @@ impl<'a> Unpacker<'a> {
             futimens(&directory, &times(finish.mtime)).doing(doing)?;
         }
         Ok(())
+    }
+}
+
+impl<'a> Unpacker<'a> {
+    /// An unpacker into an empty directory. Without `lowers`, a layer that needs something of
+    /// the layers below is an error, of which [`Unpacker::used_lower`] then tells.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened.
+    pub fn new(directory: &Path, lowers: Option<&'a [Root]>) -> Result<Unpacker<'a>> {
+        let root = Root::at(directory).doing_on("open", || directory.display().to_string())?;
+        let directories = BTreeMap::new();
+        Ok(Unpacker { root, lowers, used_lower: false, parent: None, directories, umask: umask() })
+    }
+
+    /// Whether the layer needed something of the layers below: then it fits on these alone.
+    pub fn used_lower(&self) -> bool {
+        self.used_lower
     }
 
     fn open_directory(&self, path: &[u8]) -> nix::Result<OwnedFd> {
@@ -172,7 +169,7 @@ impl<'a> Unpacker<'a> {
             mkdirat(&above, name, Mode::from_raw_mode(0o700)).doing(doing)?;
             let (finish, lower) = match was_whiteout {
                 true => (Finish { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0) }, None),
-                false => self.as_below(part),
+                false => self.as_below(part)?,
             };
             let made = self.open_directory(part).doing(doing)?;
             if was_whiteout {
@@ -186,11 +183,9 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    fn as_below(&mut self, path: &[u8]) -> (Finish, Option<OwnedFd>) {
-        // That the layer depends on what is below is so even when there is nothing.
-        self.used_lower = true;
-        let found = self.find_below(path).filter(|(_, stat)| path::file_type(stat) == FileType::Directory);
-        match found {
+    fn as_below(&mut self, path: &[u8]) -> Result<(Finish, Option<OwnedFd>)> {
+        let found = self.find_below(path)?.filter(|(_, stat)| path::file_type(stat) == FileType::Directory);
+        Ok(match found {
             Some((fd, stat)) => (
                 Finish {
                     mode: stat.st_mode & 0o7777,
@@ -201,12 +196,15 @@ impl<'a> Unpacker<'a> {
                 Some(fd),
             ),
             None => (Finish { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0) }, None),
-        }
+        })
     }
 
     /// What a path is in the layers below, as overlayfs would show it.
-    fn find_below(&self, path: &[u8]) -> Option<(OwnedFd, Stat)> {
-        for lower in self.lowers {
+    fn find_below(&mut self, path: &[u8]) -> Result<Option<(OwnedFd, Stat)>> {
+        // That the layer depends on what is below is so even when there is nothing.
+        self.used_lower = true;
+        let lowers = self.lowers.ok_or_else(|| refused("it needs the layers below"))?;
+        for lower in lowers {
             let mut last = None;
             let mut hides_rest = false;
             let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
@@ -229,31 +227,24 @@ impl<'a> Unpacker<'a> {
                 }
             }
             match last {
-                Some((_, stat)) if is_whiteout(&stat) => return None,
-                Some(found) => return Some(found),
-                None if hides_rest => return None,
+                Some((_, stat)) if is_whiteout(&stat) => return Ok(None),
+                Some(found) => return Ok(Some(found)),
+                None if hides_rest => return Ok(None),
                 None => {}
             }
         }
-        None
+        Ok(None)
     }
 
-    fn whiteout(&mut self, parent: &[u8], hidden: &[u8]) -> Result<()> {
-        match hidden {
-            b".wh..opq" => {
-                let directory = self.open_directory_of_parent()?;
-                if parent.is_empty() {
-                    // overlayfs does not look for the mark on the root of a layer.
-                    return Err(refused("the root of a layer cannot be opaque"));
-                }
-                return make_opaque(directory.as_fd());
+    fn whiteout(&mut self, parent: &[u8], whiteout: Whiteout<'_>) -> Result<()> {
+        let hidden = match whiteout {
+            Whiteout::Siblings if parent.is_empty() => {
+                // overlayfs does not look for the mark on the root of a layer.
+                return Err(refused("the root of a layer cannot be opaque"));
             }
-            b"" | b"." | b".." => return Err(refused("a whiteout that names nothing")),
-            _ if hidden.starts_with(b".wh.") => {
-                return Err(refused("a whiteout of a kind that is not known"));
-            }
-            _ => {}
-        }
+            Whiteout::Siblings => return make_opaque(self.open_directory_of_parent()?.as_fd()),
+            Whiteout::Name(hidden) => hidden,
+        };
         match is_there(self.parent(), hidden)? {
             // Whiteouts are about the layers below: what this layer has itself stays, in either order.
             Some(stat) if path::file_type(&stat) == FileType::Directory => {
@@ -295,7 +286,7 @@ impl<'a> Unpacker<'a> {
         remove(self.parent(), name)
     }
 
-    fn file<R: Stream>(&mut self, entry: &Entry, name: &[u8], content: &mut Reader<R>) -> Result<()> {
+    fn file(&mut self, entry: &Entry, name: &[u8], content: &mut Reader<Pieces<'_>>) -> Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let wanted = Mode::from_raw_mode(entry.mode & 0o777);
         let opened = match openat(self.parent(), name, flags, wanted) {
@@ -428,9 +419,7 @@ impl<'a> Unpacker<'a> {
     /// A hard link to a file of a lower layer: the file comes up first, as overlayfs does it.
     fn copy_from_below(&mut self, target: &[u8]) -> Result<()> {
         let doing = "copy a hard link's target from the layer below";
-        let found = self.find_below(target);
-        self.used_lower = true;
-        let Some((below, stat)) = found else {
+        let Some((below, stat)) = self.find_below(target)? else {
             let target = String::from_utf8_lossy(target).into_owned();
             return Err(refused(format!("a hard link to {target:?}, which is not there")));
         };
@@ -455,7 +444,30 @@ impl<'a> Unpacker<'a> {
     }
 }
 
-fn missing_target(entry: &Entry) -> String {
+/// What an entry hides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whiteout<'a> {
+    /// A name of the layers below.
+    Name(&'a [u8]),
+    /// All that the layers below have in its directory.
+    Siblings,
+}
+
+/// What an entry of this name hides; `None` when it is no whiteout.
+///
+/// # Errors
+/// For a whiteout that no layer has.
+pub(super) fn whiteout_of(name: &[u8]) -> Result<Option<Whiteout<'_>>> {
+    let Some(hidden) = name.strip_prefix(b".wh.") else { return Ok(None) };
+    match hidden {
+        b".wh..opq" => Ok(Some(Whiteout::Siblings)),
+        b"" | b"." | b".." => Err(refused("a whiteout that names nothing")),
+        _ if hidden.starts_with(b".wh.") => Err(refused("a whiteout of a kind that is not known")),
+        _ => Ok(Some(Whiteout::Name(hidden))),
+    }
+}
+
+pub(super) fn missing_target(entry: &Entry) -> String {
     format!("a hard link to {:?}, which is not there", String::from_utf8_lossy(&entry.link))
 }
 
@@ -498,7 +510,7 @@ pub fn clean(path: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// The directory and the last name of a clean path.
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     if path.is_empty() {
         return None;
     }
@@ -561,7 +573,8 @@ fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     length.is_ok_and(|length| value[..length] == *b"y")
 }
 
-fn check_xattrs(entry: &Entry) -> Result<()> {
+/// Refuses overlayfs's own marks.
+pub(super) fn check_xattrs(entry: &Entry) -> Result<()> {
     let own = entry
         .xattrs
         .iter()

@@ -14,14 +14,14 @@ mod idmap;
 pub use devices::move_devices;
 pub use idmap::{Maps, write_maps};
 
-use crate::error::{Class, Error, Result};
+use crate::error::{Class, Context, Error, Result};
 use crate::spec::{Linux, NamespaceKind, TimeOffset};
 use crate::sys::clone::CLONE_NEWTIME;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A namespace that is there already.
 #[derive(Debug)]
@@ -168,6 +168,23 @@ pub fn create_time(offsets: &BTreeMap<String, TimeOffset>) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Does something in the mount namespace of a process, with all the rights of this one, and comes
+/// back. The working directory is the same afterwards; in between it is the root.
+///
+/// # Errors
+/// setns(2)'s, and what `work` says.
+pub fn within_mounts_of(process: BorrowedFd<'_>, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    let doing = "enter the container's mount namespace";
+    let open = |path, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).doing(doing);
+    let own = open("/proc/self/ns/mnt", OFlags::RDONLY)?;
+    let directory = open(".", OFlags::PATH | OFlags::DIRECTORY)?;
+    setns(process, CloneFlags::CLONE_NEWNS).doing(doing)?;
+    let result = work();
+    setns(own.as_fd(), CloneFlags::CLONE_NEWNS).doing("come back to the host's mount namespace")?;
+    nix::unistd::fchdir(directory.as_fd()).doing("come back to the working directory")?;
+    result
 }
 
 /// The flag of clone(2), unshare(2) and setns(2) for a kind.

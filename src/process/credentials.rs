@@ -113,10 +113,10 @@ impl Sets {
             // runc warns and goes on: an ambient capability that is not also permitted and
             // inheritable is a mistake in many configurations.
             if let Err(errno) = cred::raise_ambient(number) {
-                log::warn(&format!(
-                    "cannot raise ambient capability {number}: {}",
-                    crate::error::describe(errno)
-                ));
+                let name = caps::all().into_iter().find(|capability| capability.index() == number);
+                let name = name.map_or_else(|| number.to_string(), |capability| capability.to_string());
+                let why = crate::error::describe(errno);
+                log::warn(&format!("can't raise ambient capability {name}: {why}"));
             }
         }
         Ok(())

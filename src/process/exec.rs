@@ -1,20 +1,20 @@
 //! Another process in a running container.
 
 use super::credentials::{self, Identity, Sets};
-use super::init::{Payload, become_root, enter_cgroup, proc_of_container};
+use super::init::{Payload, become_root, enter_cgroup, proc_of_container, set_personality};
 use super::protocol::{Channel, Message};
 use super::terminal::Terminal;
 use super::{filter, scheduling, stdio};
 use crate::error::{Context, Error, Result};
 use crate::namespaces::flag;
 use crate::seccomp::Program;
-use crate::spec::{NamespaceKind, Process};
+use crate::spec::{Inherited, NamespaceKind, Process};
 use crate::sys::path::Root;
 use crate::sys::prctl;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use std::convert::Infallible;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// Everything an exec'ed process needs to know, decided by the parent before the fork.
@@ -33,13 +33,28 @@ pub struct Exec<'a> {
     /// Whether one of them is a user namespace.
     pub in_user_namespace: bool,
     /// The CPUs that it is bound to once it is in the cgroup.
-    pub final_cpus: Option<Vec<u64>>,
+    pub cpus: Cpus,
+    /// What it has as the container's init has it.
+    pub inherited: &'a Inherited,
+    /// The init's root, where the container has no mount namespace that would bring it.
+    pub root: Option<OwnedFd>,
     /// Whether it gets a session keyring of its own.
     pub new_keyring: bool,
     /// How many fds after standard error it is to have.
     pub preserved_fds: u32,
     /// The seccomp filter.
     pub filter: Option<&'a Program>,
+}
+
+/// The CPUs of an exec'ed process, `process.execCPUAffinity`.
+#[derive(Debug)]
+pub enum Cpus {
+    /// All that its cpuset has.
+    All,
+    /// Those that it has from its parent: `initial`.
+    AsTheyAre,
+    /// These: `final`.
+    These(Vec<u64>),
 }
 
 /// The flags of setns(2) for the namespaces of a container.
@@ -71,7 +86,11 @@ pub fn join(init: BorrowedFd<'_>, namespaces: CloneFlags) -> Result<()> {
 /// The step that failed. The caller sends it to the parent.
 pub fn become_payload(exec: &Exec<'_>, channel: &Channel) -> Result<Infallible> {
     enter_cgroup(channel)?;
-    scheduling::bind_to("final", exec.final_cpus.as_deref())?;
+    match &exec.cpus {
+        Cpus::All => scheduling::unbind(),
+        Cpus::AsTheyAre => {}
+        Cpus::These(cpus) => scheduling::bind_to("final", Some(cpus))?,
+    }
     scheduling::apply(0, exec.process)?;
     // Before anyone in the container can see this process: it is still the host's
     // (CVE-2016-9962).
@@ -80,7 +99,17 @@ pub fn become_payload(exec: &Exec<'_>, channel: &Channel) -> Result<Infallible> 
     if exec.in_user_namespace {
         become_root()?;
     }
+    if let Some(root) = &exec.root {
+        nix::unistd::fchdir(root.as_fd()).doing("enter the container's root")?;
+        nix::unistd::chroot(".").doing("enter the container's root")?;
+    }
     nix::unistd::setsid().doing("begin a session")?;
+    if let Some(personality) = &exec.inherited.personality {
+        set_personality(&personality.domain)?;
+    }
+    if let Some(policy) = &exec.inherited.memory_policy {
+        scheduling::set_memory_policy(policy)?;
+    }
     if exec.new_keyring {
         credentials::new_session_keyring(exec.id)?;
     }
@@ -96,7 +125,7 @@ pub fn become_payload(exec: &Exec<'_>, channel: &Channel) -> Result<Infallible> 
         process: exec.process,
         sets: exec.capabilities,
         in_user_namespace: exec.in_user_namespace,
-        keep_groups: false,
+        keep_groups: exec.inherited.keep_groups,
         awaits_filter: exec.filter.is_some(),
     };
     credentials::apply(&identity)?;

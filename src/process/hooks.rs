@@ -1,9 +1,11 @@
 //! Hooks: programs of the engine, run at points of the container's life.
 
 use crate::error::{Class, Error, Result};
+use crate::seccomp::Program;
 use crate::spec::annotations::{HOOKS_STDERR, HOOKS_STDOUT};
 use crate::spec::{Hook, HookPoint};
-use crate::sys::{self, pidfd};
+use crate::sys::clone::before_exec;
+use crate::sys::{self, pidfd, signal};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
@@ -55,10 +57,32 @@ impl Files {
 /// [`Class::Hook`] at the first that cannot be run, exits with another status than 0, or takes
 /// longer than its timeout; what it said is in the error.
 pub fn run_all(point: HookPoint, hooks: &[Hook], state: &str, files: &Files) -> Result<()> {
-    hooks.iter().enumerate().try_for_each(|(index, hook)| run(point, index, hook, state, files))
+    hooks.iter().enumerate().try_for_each(|(index, hook)| run(point, index, hook, state, files, None))
 }
 
-fn run(point: HookPoint, index: usize, hook: &Hook, state: &str, files: &Files) -> Result<()> {
+/// As [`run_all`], each under a seccomp filter: hooks in the container have no more rights than the
+/// payload. This process is not under it: what dhow itself does is no concern of the profile's.
+///
+/// # Errors
+/// As of [`run_all`].
+pub fn run_all_filtered(
+    point: HookPoint,
+    hooks: &[Hook],
+    state: &str,
+    files: &Files,
+    filter: Option<&Program>,
+) -> Result<()> {
+    hooks.iter().enumerate().try_for_each(|(index, hook)| run(point, index, hook, state, files, filter))
+}
+
+fn run(
+    point: HookPoint,
+    index: usize,
+    hook: &Hook,
+    state: &str,
+    files: &Files,
+    filter: Option<&Program>,
+) -> Result<()> {
     let failed = |cause: String| {
         Error::new(Class::Hook, format!("error running {} hook #{index}", point.name()))
             .on(&hook.path)
@@ -77,6 +101,12 @@ fn run(point: HookPoint, index: usize, hook: &Hook, state: &str, files: &Files) 
     let environment = hook.env.iter().map(|entry| entry.split_once('=').unwrap_or((entry, "")));
     command.env_clear().envs(environment).stdin(Stdio::piped());
     command.stdout(instead(&files.stdout, writer)?).stderr(instead(&files.stderr, other_writer)?);
+    if let Some(filter) = filter.cloned() {
+        before_exec(&mut command, move || match filter.install() {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.errno.unwrap_or(libc::EINVAL)),
+        });
+    }
     let mut child = command
         .spawn()
         .map_err(|error| failed("it could not be started".to_owned()).errno(sys::io_errno(&error)))?;
@@ -87,8 +117,12 @@ fn run(point: HookPoint, index: usize, hook: &Hook, state: &str, files: &Files) 
         let _ = stdin.write_all(state.as_bytes());
     }
     let deadline = hook.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds.unsigned_abs()));
-    let (status, said) =
-        wait(&mut child, &mut output, deadline).map_err(|errno| failed("wait for it".into()).errno(errno))?;
+    let (status, said) = wait(&mut child, &mut output, deadline).map_err(|errno| {
+        // Nobody would wait for it.
+        let _ = child.kill();
+        let _ = child.wait();
+        failed("wait for it".into()).errno(errno)
+    })?;
     match status {
         Some(status) if status.success() => Ok(()),
         Some(status) => Err(failed(describe(status, &said))),
@@ -104,6 +138,7 @@ fn run(point: HookPoint, index: usize, hook: &Hook, state: &str, files: &Files) 
 fn describe(status: ExitStatus, said: &[u8]) -> String {
     let how = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
+        (_, Some(libc::SIGSYS)) => "killed by seccomp: bad system call".to_owned(),
         (_, Some(signal)) => format!("killed by signal {signal}"),
         _ => "ended".to_owned(),
     };
@@ -134,7 +169,8 @@ fn wait(
             [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(output.as_fd(), PollFlags::POLLIN)];
         let watched = if reading { &mut fds[..] } else { &mut fds[..1] };
         match poll(watched, timeout) {
-            Err(Errno::EINTR) => continue,
+            // Whoever is asked to end does not wait for a hook, which may hang.
+            Err(Errno::EINTR) if signal::asked_to_end().is_none() => continue,
             result => result?,
         };
         let has_ended = fds[0].any().unwrap_or(false);

@@ -39,8 +39,8 @@ pub struct Init<'a> {
     pub joins: Vec<(NamespaceKind, OwnedFd)>,
     /// What is done to the rootfs.
     pub rootfs: &'a RootfsPlan,
-    /// The idmapped mounts, made already, by their place in the plan.
-    pub idmapped: Vec<(usize, OwnedFd)>,
+    /// Whether there are mounts whose trees only the parent can open or idmap.
+    pub needs_trees: bool,
     /// What the container sees of its cgroups.
     pub cgroups: CgroupView,
     /// The capability sets.
@@ -94,6 +94,7 @@ impl Init<'_> {
             namespaces::create(plan.unshare_flags())?;
         }
         enter_cgroup(channel)?;
+        scheduling::unbind();
         // In one that is joined, the caller's ids may have no name either.
         if self.in_user_namespace() {
             become_root()?;
@@ -149,8 +150,9 @@ impl Init<'_> {
         let in_user_namespace = self.in_user_namespace();
         // Modes of what is made are meant as they are written.
         let umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-        let mut building = Building::begin(self.rootfs, in_user_namespace, &self.idmapped)?;
-        building.mount_all(&self.cgroups)?;
+        let mut building = Building::begin(self.rootfs, in_user_namespace)?;
+        let trees = if self.needs_trees { ask_for_trees(channel)? } else { Vec::new() };
+        building.mount_all(&self.cgroups, &trees, &|step, tree| ask_for_owners(channel, step, tree))?;
         building.fill_dev(&self.spec.linux.devices)?;
         if self.rootfs.overlay.is_some() {
             building.make_directory(&self.process.cwd)?;
@@ -178,6 +180,7 @@ impl Init<'_> {
             }
             false => None,
         };
+        building.settle()?;
         let masks_paths = !self.spec.linux.masked_paths.is_empty();
         Ok((building.enter(self.pivot, masks_paths)?, console))
     }
@@ -260,8 +263,16 @@ impl Init<'_> {
     fn run_payload(&self, filter: Option<&Program>, payload: &Payload) -> Result<Infallible> {
         let hooks = &self.spec.hooks.start_container;
         if !hooks.is_empty() {
+            // Handing over a listener has switched it off.
+            signal::remember_children().doing("run hooks")?;
             let hooks: Vec<Hook> = hooks.iter().map(|hook| self.with_environment(hook)).collect();
-            hooks::run_all(HookPoint::StartContainer, &hooks, &self.state("created"), self.hook_files)?;
+            hooks::run_all_filtered(
+                HookPoint::StartContainer,
+                &hooks,
+                &self.state("created"),
+                self.hook_files,
+                filter,
+            )?;
         }
         payload.exec(self.preserved_fds, filter)
     }
@@ -309,6 +320,28 @@ pub fn enter_cgroup(channel: &Channel) -> Result<()> {
     }
 }
 
+/// Has the parent open the trees that it must open.
+fn ask_for_trees(channel: &Channel) -> Result<Vec<(usize, OwnedFd)>> {
+    channel.send(&Message::TreesPlease)?;
+    let mut trees = Vec::new();
+    loop {
+        match channel.expect()? {
+            Message::Tree(step, tree) => trees.push((step as usize, tree)),
+            Message::TreesDone => return Ok(trees),
+            other => return Err(out_of_turn(&other)),
+        }
+    }
+}
+
+/// Has the parent map the owners in a tree.
+fn ask_for_owners(channel: &Channel, step: usize, tree: OwnedFd) -> Result<()> {
+    channel.send(&Message::OwnersPlease(u32::try_from(step).unwrap_or(u32::MAX), tree))?;
+    match channel.expect()? {
+        Message::OwnersDone => Ok(()),
+        other => Err(out_of_turn(&other)),
+    }
+}
+
 /// Becomes the user namespace's root, whose files and namespaces the rest is made of.
 ///
 /// # Errors
@@ -328,7 +361,11 @@ pub fn become_root() -> Result<()> {
     }
 }
 
-fn set_personality(domain: &str) -> Result<()> {
+/// Sets `linux.personality` for this process and all that come from it.
+///
+/// # Errors
+/// A domain that is neither `LINUX` nor `LINUX32`.
+pub fn set_personality(domain: &str) -> Result<()> {
     let persona = match domain {
         "LINUX" => 0,
         "LINUX32" => 8,

@@ -21,6 +21,16 @@ pub enum Message {
     DevicesPlease,
     /// To the init: they have come.
     DevicesDone,
+    /// From the init: its mount namespace is there; the trees that it cannot open may come.
+    TreesPlease,
+    /// To the init: the tree of this step of the mount plan.
+    Tree(u32, OwnedFd),
+    /// To the init: those were all.
+    TreesDone,
+    /// From the init: the owners in the tree of this step of the mount plan are to be mapped.
+    OwnersPlease(u32, OwnedFd),
+    /// To the init: they are.
+    OwnersDone,
     /// From the init: the namespaces and mounts are there; the runtime's hooks may run.
     HooksPlease,
     /// To the init: they have run.
@@ -54,12 +64,18 @@ impl Message {
             Message::Adopted => 10,
             Message::DevicesPlease => 11,
             Message::DevicesDone => 12,
+            Message::OwnersPlease(..) => 13,
+            Message::OwnersDone => 14,
+            Message::TreesPlease => 15,
+            Message::Tree(..) => 16,
+            Message::TreesDone => 17,
         }
     }
 
     fn body(&self) -> Vec<u8> {
         match self {
             Message::Init(pid, _) => pid.to_le_bytes().to_vec(),
+            Message::OwnersPlease(step, _) | Message::Tree(step, _) => step.to_le_bytes().to_vec(),
             Message::Failed(error) => serde_json::to_vec(&trimmed(error)).unwrap_or_default(),
             _ => Vec::new(),
         }
@@ -68,7 +84,11 @@ impl Message {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
         match self {
             Message::Proceed(fds) => fds.iter().map(AsFd::as_fd).collect(),
-            Message::Init(_, fd) | Message::Console(fd) | Message::Listener(fd) => vec![fd.as_fd()],
+            Message::Init(_, fd)
+            | Message::OwnersPlease(_, fd)
+            | Message::Tree(_, fd)
+            | Message::Console(fd)
+            | Message::Listener(fd) => vec![fd.as_fd()],
             _ => Vec::new(),
         }
     }
@@ -88,6 +108,11 @@ impl Message {
             10 => Message::Adopted,
             11 => Message::DevicesPlease,
             12 => Message::DevicesDone,
+            13 => Message::OwnersPlease(u32::from_le_bytes(body.try_into().ok()?), one(fds)?),
+            14 => Message::OwnersDone,
+            15 => Message::TreesPlease,
+            16 => Message::Tree(u32::from_le_bytes(body.try_into().ok()?), one(fds)?),
+            17 => Message::TreesDone,
             _ => return None,
         })
     }
@@ -151,11 +176,13 @@ impl Channel {
     /// recvmsg(2)'s; [`Class::Internal`] for what is no message.
     pub fn receive(&self) -> Result<Option<Message>> {
         let mut buffer = [0_u8; MOST_BYTES];
-        let (length, fds) = match socket::receive(self.as_fd(), &mut buffer) {
-            // The other process was killed with unread data in its end: gone all the same.
-            Err(Errno::ECONNRESET) => return Ok(None),
-            received => received.doing("listen to the other process")?,
+        let received = match socket::receive(self.as_fd(), &mut buffer) {
+            // The other process ended with unread data in its end. That is told once, before what it
+            // said last: the reason why it ended is often still to come.
+            Err(Errno::ECONNRESET) => socket::receive(self.as_fd(), &mut buffer),
+            received => received,
         };
+        let (length, fds) = received.doing("listen to the other process")?;
         let Some((&tag, body)) = buffer[..length].split_first() else { return Ok(None) };
         Message::from_parts(tag, body, fds).map(Some).ok_or_else(|| {
             Error::new(Class::Internal, "listen to the other process")
@@ -202,6 +229,16 @@ mod tests {
         drop(child);
         assert!(parent.receive().unwrap().is_none());
         assert!(parent.send(&Message::Ready).is_err());
+    }
+
+    #[test]
+    fn the_last_word_of_a_process_that_did_not_listen_is_heard() {
+        let (parent, child) = Channel::pair().unwrap();
+        parent.send(&Message::Ready).unwrap();
+        child.send(&Message::Failed(Error::config("a", "b"))).unwrap();
+        drop(child);
+        assert!(matches!(parent.receive().unwrap(), Some(Message::Failed(_))));
+        assert!(parent.receive().unwrap().is_none());
     }
 
     #[test]

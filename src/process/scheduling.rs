@@ -54,6 +54,13 @@ pub fn set_memory_policy(policy: &MemoryPolicy) -> Result<()> {
     })
 }
 
+/// Lets this process run on every CPU that its cpuset has: what the caller of dhow is bound to is
+/// no concern of the container's. Best effort, as with runc: a kernel that refuses leaves it as it is.
+pub fn unbind() {
+    // More than any kernel is built for (NR_CPUS); it drops what it has not.
+    let _ = sched::set_affinity(0, &[u64::MAX; 128]);
+}
+
 /// Binds this process to the CPUs of one of the masks of `process.execCPUAffinity`.
 ///
 /// # Errors

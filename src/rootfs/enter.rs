@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 pub enum Pivot {
     /// pivot_root(2): the host's mounts are gone afterwards.
     Root,
+    /// chroot(2) alone: the container has no mount namespace of its own, so the host's mounts are
+    /// everybody's.
+    Chroot,
     /// `--no-pivot`: MS_MOVE and chroot(2), for a rootfs on an initramfs, which cannot be pivoted.
     Move,
 }
@@ -41,6 +44,10 @@ impl Building<'_> {
         match pivot {
             Pivot::Root => self.pivot()?,
             Pivot::Move => self.move_root()?,
+            Pivot::Chroot => {
+                fchdir(self.root.as_fd()).doing("chroot into the rootfs")?;
+                chroot(".").doing("chroot into the rootfs")?;
+            }
         }
         nix::unistd::chdir("/").doing("enter the rootfs")?;
         Ok(Entered { root: self.root, proc, null })

@@ -5,6 +5,7 @@ use super::copy_up;
 use super::overlay::Overlay;
 use super::plan::{Plan, Source, Step};
 use crate::error::{Class, Context, Error, Result};
+use crate::sys::io_errno;
 use crate::sys::mount::{self, Attributes, Change, Filesystem, Propagation};
 use crate::sys::path::{self, Leaf, Root};
 use crate::sys::procfs::Proc;
@@ -22,9 +23,13 @@ pub struct Building<'a> {
     pub(super) proc: Option<Proc>,
     /// Whether this process is in a user namespace of the container's.
     pub(super) in_user_namespace: bool,
-    /// The trees of steps that dhow itself has made, by their place in the plan.
-    prepared: &'a [(usize, OwnedFd)],
+    /// What becomes read-only when everything is in its place.
+    late_readonly: Vec<(&'a Step, OwnedFd)>,
 }
+
+/// Maps the owners of a tree for the step of a number, which takes more rights than the init may
+/// have: asked of the parent.
+pub type MapOwners<'a> = dyn Fn(usize, OwnedFd) -> Result<()> + 'a;
 
 impl<'a> Building<'a> {
     /// Cuts the mount namespace off from the host's and binds the rootfs, so that it is a mount
@@ -32,15 +37,13 @@ impl<'a> Building<'a> {
     ///
     /// # Errors
     /// [`Class::Config`] when the rootfs is not there or is no directory.
-    pub fn begin(
-        plan: &'a Plan,
-        in_user_namespace: bool,
-        prepared: &'a [(usize, OwnedFd)],
-    ) -> Result<Building<'a>> {
+    pub fn begin(plan: &'a Plan, in_user_namespace: bool) -> Result<Building<'a>> {
         // Mounts of the host made later still arrive (slave) unless the configuration says otherwise.
         let (propagation, recursive) = plan.propagation.unwrap_or((Propagation::Slave, true));
-        mount::set_propagation(Path::new("/"), propagation, recursive)
-            .doing("set the propagation of the host's mounts")?;
+        if plan.own_namespace {
+            mount::set_propagation(Path::new("/"), propagation, recursive)
+                .doing("set the propagation of the host's mounts")?;
+        }
         let spreads = propagation == Propagation::Shared;
         let rootfs = || plan.rootfs.display().to_string();
         let bound = || {
@@ -51,32 +54,59 @@ impl<'a> Building<'a> {
         if !path::is_directory(copy.as_fd()).doing_on("look at the rootfs", rootfs)? {
             return Err(Error::new(Class::Config, "bind the rootfs").on(rootfs()).errno(Errno::ENOTDIR));
         }
-        if propagation != Propagation::Slave || !recursive {
+        if plan.own_namespace && (propagation != Propagation::Slave || !recursive) {
             make_parent_private(&plan.rootfs)?;
         }
         let target =
             rustix::fs::open(&plan.rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .doing_on("open the rootfs", rootfs)?;
-        if spreads {
+        if spreads || !plan.own_namespace {
             // pivot_root(2) takes no shared root either; it becomes shared once it is entered.
             let change = Change { propagation: Some(Propagation::Private), ..Change::none() };
             mount::change(copy.as_fd(), change, false).doing_on("make the rootfs private", rootfs)?;
         }
         mount::attach(copy.as_fd(), target.as_fd()).doing_on("bind the rootfs", rootfs)?;
-        Ok(Building { plan, root: Root::from(copy), proc: None, in_user_namespace, prepared })
+        Ok(Building {
+            plan,
+            root: Root::from(copy),
+            proc: None,
+            in_user_namespace,
+            late_readonly: Vec::new(),
+        })
     }
 
-    /// Makes the mounts of config.json, in order.
+    /// Makes the mounts of config.json, in order. `trees` are those that dhow itself has opened, by
+    /// their place in the plan.
     ///
     /// # Errors
     /// The first that fails, with its place in config.json.
-    pub fn mount_all(&mut self, cgroups: &CgroupView) -> Result<()> {
+    pub fn mount_all(
+        &mut self,
+        cgroups: &CgroupView,
+        trees: &[(usize, OwnedFd)],
+        map_owners: &MapOwners<'_>,
+    ) -> Result<()> {
         let plan = self.plan;
         plan.steps.iter().enumerate().try_for_each(|(index, step)| {
-            match self.prepared.iter().find(|(place, _)| *place == index) {
-                Some((_, tree)) => self.attach_tree(step, tree.as_fd()),
-                None => self.mount_one(step, cgroups),
+            match (trees.iter().find(|(place, _)| *place == index), &step.source) {
+                (Some((_, tree)), _) => self.attach_tree(step, tree.as_fd()),
+                (None, Source::Bind { .. }) => self.bind(index, step, map_owners),
+                (None, Source::Cgroup) => cgroup_view::mount(self, step, cgroups),
+                (None, Source::Filesystem { kind, source, data }) => {
+                    self.filesystem(step, kind, source, data)
+                }
             }
+        })
+    }
+
+    /// Makes read-only what had to stay writable until now.
+    ///
+    /// # Errors
+    /// mount_setattr(2)'s.
+    pub fn settle(&mut self) -> Result<()> {
+        let change = Change { set: Attributes::MOUNT_ATTR_RDONLY, ..Change::none() };
+        self.late_readonly.drain(..).try_for_each(|(step, mounted)| {
+            mount::change(mounted.as_fd(), change, false).doing_on("make read-only", || &*step.field)
         })
     }
 
@@ -99,16 +129,36 @@ impl<'a> Building<'a> {
         self.proc.take()
     }
 
-    fn mount_one(&mut self, step: &Step, cgroups: &CgroupView) -> Result<()> {
-        match &step.source {
-            Source::Bind { source, recursive } => self.bind(step, source, *recursive),
-            Source::Cgroup => cgroup_view::mount(self, step, cgroups),
-            Source::Filesystem { kind, source, data } => self.filesystem(step, kind, source, data),
+    fn bind(&self, index: usize, step: &Step, map_owners: &MapOwners<'_>) -> Result<()> {
+        let tree = match step.source_inside(&self.plan.rootfs) {
+            Some(path) => {
+                let found = match step.symlinks.source_stays {
+                    true => self.root.resolve_nofollow(path),
+                    false => self.root.resolve(path),
+                };
+                let source = found.map_err(|errno| source_failed(step, errno))?;
+                tree_of(step, source.as_fd(), Path::new(""))?
+            }
+            None if step.symlinks.copy && self.copy_symlink(step)? => return Ok(()),
+            None => source_tree(step)?,
+        };
+        if step.idmap.is_some() {
+            map_owners(index, tree.try_clone().map_err(|error| source_failed(step, io_errno(&error)))?)?;
         }
+        self.attach_tree(step, tree.as_fd())
     }
 
-    fn bind(&self, step: &Step, source: &Path, recursive: bool) -> Result<()> {
-        self.attach_tree(step, open_source(step, source, recursive)?.as_fd())
+    /// Makes a source that is a symlink again in the container; whether it was one.
+    fn copy_symlink(&self, step: &Step) -> Result<bool> {
+        let Source::Bind { source, .. } = &step.source else { return Ok(false) };
+        let Ok(target) = std::fs::read_link(source) else { return Ok(false) };
+        let failed = |errno| Error::system("copy the symlink to", errno).on(&step.field);
+        match self.root.make_symlink(&step.target, &target) {
+            Ok(()) => Ok(true),
+            Err(Errno::EEXIST) => Err(failed(Errno::EEXIST)
+                .because(format!("there is something else than a symlink to {}", target.display()))),
+            Err(errno) => Err(failed(errno)),
+        }
     }
 
     fn attach_tree(&self, step: &Step, tree: BorrowedFd<'_>) -> Result<()> {
@@ -123,7 +173,7 @@ impl<'a> Building<'a> {
 
     fn filesystem(
         &mut self,
-        step: &Step,
+        step: &'a Step,
         kind: &str,
         source: &str,
         data: &[(String, Option<String>)],
@@ -158,6 +208,10 @@ impl<'a> Building<'a> {
                 .doing_on("copy the image's files into", || &*step.field)?;
         }
         self.finish(step, mounted.as_fd(), target.as_fd())?;
+        if step.is_late_readonly() {
+            let kept = mounted.try_clone().map_err(|error| io_errno(&error));
+            self.late_readonly.push((step, kept.doing_on("keep", || &*step.field)?));
+        }
         if kind == "proc" && step.target == Path::new("/proc") {
             self.proc = Proc::verified(mounted).ok();
         }
@@ -213,6 +267,11 @@ impl<'a> Building<'a> {
                 Err(errno) => return Err(failed(errno)),
             }
         }
+        if step.symlinks.target_stays
+            && let Ok(found) = self.root.resolve_nofollow(&step.target)
+        {
+            return Ok(found);
+        }
         self.root.make(&step.target, leaf).map_err(failed)
     }
 
@@ -220,7 +279,7 @@ impl<'a> Building<'a> {
     pub(super) fn finish(&self, step: &Step, mounted: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
         let doing_on = |errno| Error::system("set the mount's options", errno).on(&step.field);
         if matches!(step.source, Source::Bind { .. }) && !step.change.is_none() {
-            mount::change(mounted, step.change, false).map_err(doing_on)?;
+            change_bind(mounted, step.change).map_err(doing_on)?;
         }
         if !step.recursive.is_none() {
             mount::change(mounted, step.recursive, true).map_err(doing_on)?;
@@ -240,20 +299,65 @@ impl<'a> Building<'a> {
     }
 }
 
-/// A detached copy of what a bind mount shows.
-pub(super) fn open_source(step: &Step, source: &Path, recursive: bool) -> Result<OwnedFd> {
-    mount::open_tree(CWD, source, recursive, true).map_err(|errno| {
-        let error = Error::system("mount", errno).on(&step.field).class(Class::Config);
-        match errno {
-            Errno::ENOENT | Errno::ENOTDIR => error.because(format!("bind source {}", source.display())),
-            _ => error,
+/// A detached copy of what a bind mount of the host's shows. To be called in the mount namespace of
+/// the container, also by one that has more rights than its init: there the attributes are locked
+/// that a user namespace must not change, and propagation is as it should be.
+///
+/// # Errors
+/// [`Class::Config`] when the source is not there.
+pub fn source_tree(step: &Step) -> Result<OwnedFd> {
+    match &step.source {
+        Source::Bind { source, .. } => tree_of(step, CWD, source),
+        _ => Err(Error::new(Class::Internal, "bind a mount that is no bind mount").on(&step.field)),
+    }
+}
+
+fn tree_of(step: &Step, directory: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let recursive = matches!(&step.source, Source::Bind { recursive: true, .. });
+    mount::open_tree(directory, path, recursive, !step.symlinks.source_stays)
+        .map_err(|errno| source_failed(step, errno))
+}
+
+fn source_failed(step: &Step, errno: Errno) -> Error {
+    let error = Error::system("mount", errno).on(&step.field).class(Class::Config);
+    match (errno, &step.source) {
+        (Errno::ENOENT | Errno::ENOTDIR, Source::Bind { source, .. }) => {
+            error.because(format!("bind source {}", source.display()))
         }
-    })
+        _ => error,
+    }
 }
 
 /// The attributes of a mount that is new, and so has nothing to clear.
 fn new_mount_attributes(step: &Step) -> Attributes {
-    step.change.set
+    match step.is_late_readonly() {
+        true => step.change.set.difference(Attributes::MOUNT_ATTR_RDONLY),
+        false => step.change.set,
+    }
+}
+
+/// Gives a bind mount the attributes that were asked for, and no others of its source's, as
+/// mount(2) does with `MS_REMOUNT | MS_BIND`, and so runc: engines rely on it. In a user namespace
+/// the source's are locked (mount_namespaces(7)) and stay, unless they were to be cleared: then it
+/// is an error.
+fn change_bind(mounted: BorrowedFd<'_>, asked: Change) -> nix::Result<()> {
+    let lockable = Attributes::MOUNT_ATTR_RDONLY
+        | Attributes::MOUNT_ATTR_NOSUID
+        | Attributes::MOUNT_ATTR_NODEV
+        | Attributes::MOUNT_ATTR_NOEXEC;
+    let times = Attributes::MOUNT_ATTR__ATIME | Attributes::MOUNT_ATTR_NODIRATIME;
+    let mut least = asked;
+    least.clear |= Attributes::MOUNT_ATTR_NOSYMFOLLOW.difference(asked.set);
+    if (asked.set | asked.clear).intersects(times) {
+        // One word about times of access decides about all of them.
+        least.clear |=
+            Attributes::MOUNT_ATTR__ATIME | Attributes::MOUNT_ATTR_NODIRATIME.difference(asked.set);
+    }
+    let all = Change { clear: least.clear | lockable.difference(asked.set), ..least };
+    match mount::change(mounted, all, false) {
+        Err(Errno::EPERM) => mount::change(mounted, least, false),
+        result => result,
+    }
 }
 
 /// pivot_root(2) refuses a new root whose parent mount is shared, and the bind would spread.

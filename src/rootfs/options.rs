@@ -19,6 +19,21 @@ pub struct Options {
     pub data: Vec<(String, Option<String>)>,
     /// Maps the owners of the files; true for the whole tree.
     pub idmap: Option<bool>,
+    /// `idmap=uids=0-1000-1;gids=…`, as crun reads it: the text behind the first `=`.
+    pub mappings: Option<String>,
+    /// What symlinks at the ends of a bind mount mean.
+    pub symlinks: Symlinks,
+}
+
+/// What symlinks at the ends of a bind mount mean: options of crun's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Symlinks {
+    /// `copy-symlink`: a source that is a symlink is made again in the container, not followed.
+    pub copy: bool,
+    /// `src-nofollow`: a source that is a symlink is mounted itself.
+    pub source_stays: bool,
+    /// `dest-nofollow`: a symlink at the destination is what the mount lies on.
+    pub target_stays: bool,
 }
 
 /// Which part of a tree a bind mount shows.
@@ -35,14 +50,21 @@ struct Attribute {
     word: &'static str,
     set: Attributes,
     clear: Attributes,
+    /// It only takes back what an earlier word of the list has set: mount(2) leaves the times of
+    /// access alone when no flag is about them.
+    takes_back: bool,
 }
 
 const fn sets(word: &'static str, set: Attributes) -> Attribute {
-    Attribute { word, set, clear: Attributes::empty() }
+    Attribute { word, set, clear: Attributes::empty(), takes_back: false }
 }
 
 const fn clears(word: &'static str, clear: Attributes) -> Attribute {
-    Attribute { word, set: Attributes::empty(), clear }
+    Attribute { word, set: Attributes::empty(), clear, takes_back: false }
+}
+
+const fn takes_back(word: &'static str, clear: Attributes) -> Attribute {
+    Attribute { word, set: Attributes::empty(), clear, takes_back: true }
 }
 
 /// Words that are attributes of a mount. Each also exists with an `r` before it, for the whole
@@ -57,16 +79,16 @@ const ATTRIBUTES: &[Attribute] = &[
     sets("noexec", Attributes::MOUNT_ATTR_NOEXEC),
     clears("exec", Attributes::MOUNT_ATTR_NOEXEC),
     sets("nodiratime", Attributes::MOUNT_ATTR_NODIRATIME),
-    clears("diratime", Attributes::MOUNT_ATTR_NODIRATIME),
+    takes_back("diratime", Attributes::MOUNT_ATTR_NODIRATIME),
     sets("nosymfollow", Attributes::MOUNT_ATTR_NOSYMFOLLOW),
     clears("symfollow", Attributes::MOUNT_ATTR_NOSYMFOLLOW),
     sets("noatime", Attributes::MOUNT_ATTR_NOATIME),
-    clears("atime", Attributes::MOUNT_ATTR__ATIME),
+    takes_back("atime", Attributes::MOUNT_ATTR__ATIME),
     sets("strictatime", Attributes::MOUNT_ATTR_STRICTATIME),
-    clears("nostrictatime", Attributes::MOUNT_ATTR__ATIME),
+    takes_back("nostrictatime", Attributes::MOUNT_ATTR__ATIME),
     // relatime is 0 in the atime field, so setting it is clearing the field.
     clears("relatime", Attributes::MOUNT_ATTR__ATIME),
-    clears("norelatime", Attributes::MOUNT_ATTR__ATIME),
+    takes_back("norelatime", Attributes::MOUNT_ATTR__ATIME),
 ];
 
 /// Every word that is an attribute or a propagation, for `dhow features`.
@@ -95,6 +117,9 @@ pub fn known_words() -> Vec<String> {
         "idmap",
         "ridmap",
         "remount",
+        "copy-symlink",
+        "src-nofollow",
+        "dest-nofollow",
     ];
     let mut words: Vec<String> = attributes.chain(propagations).chain(others.map(str::to_owned)).collect();
     words.sort_unstable();
@@ -139,6 +164,8 @@ impl Options {
             copy_up: false,
             data: Vec::new(),
             idmap: None,
+            mappings: None,
+            symlinks: Symlinks::default(),
         };
         for word in words {
             options.add(word);
@@ -149,6 +176,10 @@ impl Options {
     fn add(&mut self, word: &str) {
         let attribute = |name: &str| ATTRIBUTES.iter().find(|attribute| attribute.word == name);
         if let Some(attribute) = attribute(word) {
+            if attribute.takes_back {
+                self.change.set = self.change.set.difference(attribute.clear);
+                return;
+            }
             return apply(&mut self.change, attribute);
         }
         if let Some(attribute) = word.strip_prefix('r').and_then(attribute) {
@@ -166,7 +197,14 @@ impl Options {
             | "iversion" | "silent" | "remount" | "mand" => {}
             "idmap" => self.idmap = self.idmap.or(Some(false)),
             "ridmap" => self.idmap = Some(true),
+            "copy-symlink" => self.symlinks.copy = true,
+            "src-nofollow" => self.symlinks.source_stays = true,
+            "dest-nofollow" => self.symlinks.target_stays = true,
             _ => match word.split_once('=') {
+                Some((key @ ("idmap" | "ridmap"), value)) => {
+                    self.idmap = Some(key == "ridmap");
+                    self.mappings = Some(value.to_owned());
+                }
                 Some((key, value)) => self.data.push((key.to_owned(), Some(value.to_owned()))),
                 None => self.data.push((word.to_owned(), None)),
             },
@@ -206,6 +244,7 @@ mod tests {
         assert_eq!(options.change.set, Attributes::MOUNT_ATTR_STRICTATIME);
         let options = parse(&["strictatime", "relatime"]);
         assert_eq!(options.change.set, Attributes::empty());
+        assert!(parse(&["noatime", "atime", "norelatime", "diratime"]).change.is_none());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 
 use crate::error::{Class, Context as _, Error, Result};
 use crate::sys::mount::{Attributes, Filesystem};
+use crate::sys::path::Root;
 use nix::errno::Errno;
-use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// What the rootfs is an overlay of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlay {
-    /// The layers, the topmost first.
+    /// The layers, the topmost first: directories, and metadata of EROFS.
     pub lower: Vec<PathBuf>,
     /// The writable layer.
     pub upper: PathBuf,
@@ -74,13 +74,13 @@ impl Overlay {
     ///
     /// # Errors
     /// As for [`Overlay::mount`].
-    pub fn view(&self) -> Result<OwnedFd> {
+    pub fn view(&self) -> Result<Root> {
         match &self.lower[..] {
             // overlayfs wants two.
             [only] => open_layer(only).map_err(|errno| {
                 Error::system("open a layer", errno).on(only.display().to_string()).class(Class::Config)
             }),
-            _ => self.assemble(&[]),
+            _ => self.assemble(&[]).map(Root::from),
         }
     }
 
@@ -114,7 +114,13 @@ impl Overlay {
     }
 }
 
-fn open_layer(path: &Path) -> nix::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(crate::sys::errno)
+/// A layer as a directory: what it is, or a detached mount of what it describes.
+///
+/// # Errors
+/// open(2)'s, and those of [`super::erofs::mount`].
+pub fn open_layer(path: &Path) -> nix::Result<Root> {
+    match path.extension().is_some_and(|extension| extension == super::erofs::SUFFIX) {
+        true => super::erofs::mount(path).map(Root::from),
+        false => Root::at(path),
+    }
 }

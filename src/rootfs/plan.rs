@@ -1,11 +1,11 @@
 //! `mounts` of config.json as a list of steps, decided before anything is mounted.
 
-use super::idmapped::IdMap;
-use super::options::{Bind, Options, parse_propagation};
+use super::idmapped::{self, IdMap};
+use super::options::{Bind, Options, Symlinks, parse_propagation};
 use super::overlay::Overlay;
 use crate::error::{Error, Result};
 use crate::spec::{Linux, Mount, NamespaceKind, Spec};
-use crate::sys::mount::{Change, Propagation};
+use crate::sys::mount::{Attributes, Change, Propagation};
 use std::path::{Path, PathBuf};
 
 /// What is mounted.
@@ -50,6 +50,8 @@ pub struct Step {
     pub copy_up: bool,
     /// Whether its files show other owners.
     pub idmap: Option<IdMap>,
+    /// What symlinks at the ends of a bind mean.
+    pub symlinks: Symlinks,
 }
 
 impl Step {
@@ -59,11 +61,37 @@ impl Step {
         matches!(&self.source, Source::Filesystem { kind, .. } if kind == "proc" || kind == "sysfs")
     }
 
-    fn of(index: usize, mount: &Mount, bundle: &Path, linux: &Linux) -> Result<Step> {
+    /// Where a bind mount's source is inside the rootfs: then it shows what is mounted there by
+    /// then, and its path is no more to be trusted than the image.
+    pub fn source_inside(&self, rootfs: &Path) -> Option<&Path> {
+        match &self.source {
+            Source::Bind { source, .. } => source.strip_prefix(rootfs).ok(),
+            _ => None,
+        }
+    }
+
+    /// A tmpfs is made read-only after everything else, so that mount points can be made in it.
+    pub fn is_late_readonly(&self) -> bool {
+        let is_tmpfs = matches!(&self.source, Source::Filesystem { kind, .. } if kind == "tmpfs");
+        is_tmpfs && self.change.set.contains(Attributes::MOUNT_ATTR_RDONLY)
+    }
+
+    fn of(index: usize, mount: &Mount, bundle: &Path, rootfs: &Path, linux: &Linux) -> Result<Step> {
         let field = format!("mounts[{index}] ({})", mount.destination);
         let options = Options::parse(&mount.options);
         let label = &linux.mount_label;
-        let idmap = idmap(&field, mount, options.idmap, linux)?;
+        let idmap = match &options.mappings {
+            None => idmap(&field, mount, options.idmap, linux)?,
+            Some(text) => {
+                let recursive = options.idmap.unwrap_or(false);
+                let map = idmapped::parse(text, &linux.uid_mappings, &linux.gid_mappings)
+                    .map_err(|cause| Error::config(field.clone(), format!("option idmap={text}: {cause}")))?;
+                Some(IdMap { recursive, ..map })
+            }
+        };
+        if options.symlinks.copy && (options.symlinks.source_stays || options.symlinks.target_stays) {
+            return Err(Error::config(field, "copy-symlink excludes src-nofollow and dest-nofollow"));
+        }
         // A type of "bind" counts even without the option: containerd and podman write so.
         let bind = options.bind.or_else(|| (mount.kind == "bind").then_some(Bind::Single));
         let source = match bind {
@@ -94,15 +122,23 @@ impl Step {
         };
         Ok(Step {
             field,
-            target: Path::new("/").join(&mount.destination),
+            target: inside(rootfs, Path::new(&mount.destination)),
             source,
             change: options.change,
             recursive: options.recursive,
             propagation: options.propagation,
             copy_up: options.copy_up,
             idmap,
+            symlinks: options.symlinks,
         })
     }
+}
+
+/// A destination, absolute. One that begins with the rootfs's own path means what is below it, as
+/// runc takes it; a path of that name inside the container would be a strange coincidence.
+fn inside(rootfs: &Path, destination: &Path) -> PathBuf {
+    let below = destination.strip_prefix(rootfs).ok().filter(|_| rootfs != Path::new("/"));
+    Path::new("/").join(below.unwrap_or(destination))
 }
 
 /// Mappings without the option mean `idmap`; the option without mappings means those of the
@@ -142,6 +178,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The layers that the rootfs is made of, when it is no plain directory.
     pub overlay: Option<Overlay>,
+    /// Whether the container has a mount namespace, made or joined; else the mounts are the host's.
+    pub own_namespace: bool,
     /// Whether dhow fills /dev: not when the configuration binds one there.
     pub fill_dev: bool,
 }
@@ -153,11 +191,12 @@ impl Plan {
     /// [`Class::Config`] and [`Class::Unsupported`], naming the mount.
     pub fn new(spec: &Spec, bundle: &Path) -> Result<Plan> {
         let root = spec.root.as_ref().ok_or_else(|| Error::config("root", "is missing"))?;
+        let rootfs = bundle.join(&root.path);
         let steps = spec
             .mounts
             .iter()
             .enumerate()
-            .map(|(index, mount)| Step::of(index, mount, bundle, &spec.linux))
+            .map(|(index, mount)| Step::of(index, mount, bundle, &rootfs, &spec.linux))
             .collect::<Result<Vec<Step>>>()?;
         let propagation = match spec.linux.rootfs_propagation.as_str() {
             "" => None,
@@ -173,9 +212,10 @@ impl Plan {
                 && step.target.components().eq(Path::new("/dev").components())
         };
         Ok(Plan {
-            rootfs: bundle.join(&root.path),
+            rootfs,
             readonly: root.readonly,
             overlay: None,
+            own_namespace: spec.linux.has(NamespaceKind::Mount),
             propagation,
             fill_dev: !steps.iter().any(dev_is_bound),
             steps,
@@ -209,6 +249,19 @@ mod tests {
         assert_eq!(plan.steps[1].source, Source::Bind { source: "/bundle/vol".into(), recursive: true });
         assert_eq!(plan.steps[2].source, Source::Bind { source: "/x".into(), recursive: false });
         assert_eq!(plan.steps[3].source, Source::Cgroup);
+    }
+
+    #[test]
+    fn destinations_may_begin_with_the_rootfs() {
+        let plan = plan(json!([
+            {"destination": "/bundle/rootfs/a", "source": "/bundle/rootfs/b", "options": ["bind"]},
+            {"destination": "/bundle/other", "source": "rootfs", "options": ["bind"]}
+        ]))
+        .unwrap();
+        assert_eq!(plan.steps[0].target, Path::new("/a"));
+        assert_eq!(plan.steps[0].source_inside(&plan.rootfs), Some(Path::new("b")));
+        assert_eq!(plan.steps[1].target, Path::new("/bundle/other"));
+        assert_eq!(plan.steps[1].source_inside(&plan.rootfs), Some(Path::new("")));
     }
 
     #[test]

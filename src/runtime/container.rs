@@ -1,10 +1,12 @@
 //! A container as commands see it: its record, and what is true of it now.
 
 use crate::cgroups::{self, Driver, Manager, Placement};
-use crate::error::{Class, Error, Result};
+use crate::error::{Class, Context as _, Error, Result};
 use crate::process::protocol::{Channel, Message};
 use crate::spec::{NamespaceKind, State};
-use crate::state::{Init, Locked, Operation, Record, Status, Store};
+use crate::state::{Facts, Init, Locked, Operation, Phase, Record, Status, Store};
+use nix::errno::Errno;
+use rustix::fs::{Mode, OFlags};
 use serde_json::value::RawValue;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -63,10 +65,13 @@ impl Container {
     /// # Errors
     /// [`Class::Corrupt`] when the record's cgroup makes no sense.
     pub fn from_record(record: Record) -> Result<Container> {
-        let alive = record.init.is_some_and(Init::is_alive);
-        let same_boot = record.boot == boot_id();
-        let frozen = alive && same_boot && manager_of(&record)?.is_frozen().unwrap_or(false);
-        let status = Status::of(record.phase, alive, same_boot, frozen);
+        let same_boot = record.boot == boot_id()?;
+        let stat = if same_boot { record.init.map_or(Ok(None), Init::stat)? } else { None };
+        let alive = stat.is_some_and(|stat| !stat.has_ended());
+        let executed = stat.is_some_and(|stat| stat.has_executed);
+        let frozen = alive && manager_of(&record)?.is_frozen()?;
+        let monitored = same_boot && record.phase == Phase::Restarting && monitor_lives(&record)?;
+        let status = Status::of(Facts { phase: record.phase, same_boot, alive, executed, frozen, monitored });
         Ok(Container { record, status })
     }
 
@@ -89,7 +94,7 @@ impl Container {
     /// The init's pid, 0 when it has ended.
     pub fn pid(&self) -> i32 {
         match self.status {
-            Status::Exited | Status::Removing | Status::Dead => 0,
+            Status::Restarting | Status::Exited | Status::Removing | Status::Dead => 0,
             _ => self.record.init.map_or(0, |init| init.pid),
         }
     }
@@ -121,6 +126,11 @@ pub(super) fn manager_of(record: &Record) -> Result<Manager> {
     Ok(Manager::from_record(&stored))
 }
 
+/// Whether the monitor of a container is there.
+pub(super) fn monitor_lives(record: &Record) -> Result<bool> {
+    record.supervision.as_ref().and_then(|supervision| supervision.monitor).map_or(Ok(false), Init::is_alive)
+}
+
 /// The form of a cgroup in the journal.
 pub(super) fn stored(manager: &Manager) -> Result<Box<RawValue>> {
     serde_json::value::to_raw_value(&manager.record())
@@ -141,15 +151,29 @@ pub(super) fn let_proceed(channel: &Channel, placement: Placement) -> Result<()>
         Placement::Tasks(tasks) | Placement::Hybrid(_, tasks) => tasks,
         Placement::None | Placement::IntoCgroup(_) => Vec::new(),
     };
-    // One that has ended before it could listen may have said why.
-    channel.send(&Message::Proceed(tasks)).map_err(|error| channel.expect().err().unwrap_or(error))
+    channel.send(&Message::Proceed(tasks)).map_err(|error| match error.errno.map(Errno::from_raw) {
+        // One that has ended before it could listen may have said why. Of one that still listens
+        // nothing would ever come.
+        Some(Errno::EPIPE | Errno::ECONNRESET) => channel.expect().err().unwrap_or(error),
+        _ => error,
+    })
 }
 
-/// Names this boot of the host (random(4), boot_id); empty when /proc does not tell.
-pub(super) fn boot_id() -> &'static str {
+/// Names this boot of the host (random(4), boot_id). To guess would be to take what runs for what
+/// another boot has left.
+///
+/// # Errors
+/// When /proc does not tell.
+pub(super) fn boot_id() -> Result<&'static str> {
+    const FILE: &str = "/proc/sys/kernel/random/boot_id";
     static BOOT: OnceLock<String> = OnceLock::new();
-    BOOT.get_or_init(|| {
-        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        text.trim_end().to_owned()
-    })
+    if let Some(known) = BOOT.get() {
+        return Ok(known);
+    }
+    let mut text = [0_u8; 64];
+    let length = rustix::fs::open(FILE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|file| rustix::io::read(&file, &mut text))
+        .doing_on("tell this boot of the host", || FILE)?;
+    let text = String::from_utf8_lossy(&text[..length]);
+    Ok(BOOT.get_or_init(|| text.trim_end().to_owned()))
 }

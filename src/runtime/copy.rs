@@ -71,7 +71,7 @@ impl Opened {
             return Err(Error::new(Class::WrongState, "copy").on(id).because("it has just been started"));
         }
         let root = match Overlay::load(&container.record.bundle)? {
-            Some(overlay) => Root::from(overlay.mount_again(container.record.boot == boot_id())?),
+            Some(overlay) => Root::from(overlay.mount_again(container.record.boot == boot_id()?)?),
             None => Root::at(&container.record.rootfs)
                 .doing_on("open the rootfs", || container.record.rootfs.display().to_string())?,
         };
@@ -81,7 +81,8 @@ impl Opened {
 
 /// The root of a container that has processes: with all its mounts, as they see it.
 fn running_root(container: &Container) -> Result<Option<Root>> {
-    let Some(init) = container.record.init.filter(|_| container.record.boot == boot_id()) else {
+    let boot = boot_id()?;
+    let Some(init) = container.record.init.filter(|_| container.record.boot == boot) else {
         return Ok(None);
     };
     if !matches!(container.status, Status::Created | Status::Running | Status::Paused) {
@@ -89,7 +90,7 @@ fn running_root(container: &Container) -> Result<Option<Root>> {
     }
     let root = Root::at(Path::new(&format!("/proc/{}/root", init.pid)));
     // Another process may have got the pid: then this was its root.
-    match (root, init.is_alive()) {
+    match (root, init.is_alive()?) {
         (Ok(root), true) => Ok(Some(root)),
         (Err(errno), true) => {
             Err(errno).doing_on("open the container's root", || container.record.id.clone())

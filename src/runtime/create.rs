@@ -5,8 +5,8 @@
 //! a cgroup and a process, [`Created`] is done.
 
 use super::cni::Network;
-use super::container::{self, Context};
-use super::{filter, idmap, sockets, undo};
+use super::container::{self, Container, Context};
+use super::{filter, sockets, trees, undo};
 use crate::cgroups::{CgroupMount, Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -18,10 +18,12 @@ use crate::process::{self, hooks, scheduling};
 use crate::rootfs::{CgroupView, Hierarchy, Overlay, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::load::Loaded;
-use crate::spec::{self, HookPoint, Hooks, NamespaceKind, Process, Resources, Spec, State, annotations};
-use crate::state::{Init, Locked, Phase, Record, Undo};
+use crate::spec::{
+    self, HookPoint, Hooks, Inherited, NamespaceKind, Process, Resources, Spec, State, annotations,
+};
+use crate::state::{Init, Locked, Phase, Record, Status, Supervision, Undo};
 use crate::sys::clone::Child;
-use crate::sys::{pidfd, socket, time};
+use crate::sys::{pidfd, signal, socket, time};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -56,6 +58,10 @@ pub struct Request {
     pub new_keyring: bool,
     /// How many fds after standard error the payload gets.
     pub preserve_fds: u32,
+    /// What the monitor that asks for it is to do, if one does.
+    pub supervision: Option<Box<Supervision>>,
+    /// Whether the container has run before and is there still: it is made anew in its place.
+    pub again: bool,
     /// What was made for the container before: delete takes it back.
     pub undo: Vec<Undo>,
     /// The network that it is to be in.
@@ -91,11 +97,14 @@ pub struct Created {
 /// # Errors
 /// Whatever is wrong with the bundle, the host or the caller's rights. Nothing is left behind.
 pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Result<Created> {
-    context.store.check_free(&request.id)?;
+    if !request.again {
+        context.store.check_free(&request.id)?;
+    }
     let console = connect_console(request)?;
     let watcher = request.pidfd_socket.as_deref().map(connect_pidfd_socket).transpose()?;
     let planned = Planned::new(context, request, &console, started_by)?;
     log::debug(|| format!("create {}: rootfs {}", request.id, planned.rootfs.rootfs.display()));
+    signal::take_requests().doing("take signals")?;
     let recorded = planned.record(context, request)?;
     let mut spawned = recorded.spawn(&planned, request, started_by)?;
     let master = spawned.configure(&planned, request).map_err(|error| spawned.explain(error))?;
@@ -116,19 +125,19 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
 }
 
 /// Everything that can be decided before anything exists.
-struct Planned {
+pub(super) struct Planned {
     config: Loaded,
     bundle: PathBuf,
     process: Process,
     preserved_fds: u32,
     namespaces: namespaces::Plan,
-    joins: Vec<(NamespaceKind, OwnedFd)>,
-    rootfs: RootfsPlan,
+    pub(super) joins: Vec<(NamespaceKind, OwnedFd)>,
+    pub(super) rootfs: RootfsPlan,
     capabilities: Sets,
     filter: Option<Program>,
     hook_files: hooks::Files,
     cgroup: std::cell::Cell<Option<Manager>>,
-    rootless: bool,
+    pub(super) rootless: bool,
 }
 
 impl Planned {
@@ -168,6 +177,7 @@ impl Planned {
         if let Some(name) = config.spec.annotations.get(annotations::SUBGROUP) {
             cgroup.set_subgroup(name)?;
         }
+        cgroup.set_properties(&config.spec.annotations)?;
         Ok(Planned {
             capabilities: Sets::new(process.capabilities.as_ref()),
             hook_files: hooks::Files::open(&config.spec.annotations)?,
@@ -184,7 +194,7 @@ impl Planned {
         })
     }
 
-    fn spec(&self) -> &Spec {
+    pub(super) fn spec(&self) -> &Spec {
         &self.config.spec
     }
 
@@ -195,6 +205,19 @@ impl Planned {
         }
     }
 
+    /// How to take back what is made outside the state directory.
+    fn journal(&self, request: &Request, cgroup: &Manager) -> Result<Vec<Undo>> {
+        let mut journal = request.undo.clone();
+        if !self.spec().linux.has(NamespaceKind::Mount) {
+            journal.push(Undo::Mount(self.rootfs.rootfs.clone()));
+        }
+        journal.push(Undo::Cgroup(container::stored(cgroup)?));
+        if let Some(network) = &request.network {
+            journal.push(network.undo(&request.id)?);
+        }
+        Ok(journal)
+    }
+
     fn bundle(&self) -> &str {
         self.bundle.to_str().unwrap_or_default()
     }
@@ -202,14 +225,26 @@ impl Planned {
     /// Takes the id, and writes down how to take back what comes next.
     fn record(&self, context: &Context, request: &Request) -> Result<Recorded> {
         let cgroup = self.cgroup.take().unwrap_or(Manager::Disabled);
-        let locked = context.store.create(&request.id)?;
+        let undo = self.journal(request, &cgroup)?;
+        let boot = container::boot_id()?.to_owned();
+        // Between here and the value that takes it back nothing may fail.
+        let (locked, before) = match request.again {
+            false => (context.store.create(&request.id)?, None),
+            true => reclaim(context, &request.id).map(|(locked, before)| (locked, Some(before)))?,
+        };
         let spec = self.spec();
         let record = Record {
-            boot: container::boot_id().to_owned(),
+            boot,
             bundle: self.bundle.clone(),
             rootfs: self.rootfs.rootfs.clone(),
             oci_version: spec.oci_version.clone(),
-            created: time::rfc3339(SystemTime::now()),
+            created: match &before {
+                Some(before) => before.created.clone(),
+                None => time::rfc3339(SystemTime::now()),
+            },
+            supervision: request.supervision.clone(),
+            no_pivot: request.pivot == Pivot::Move,
+            no_new_keyring: !request.new_keyring,
             owner: nix::unistd::geteuid().as_raw(),
             namespaces: spec.linux.namespaces.iter().map(|namespace| namespace.kind.clone()).collect(),
             private_pids: spec.linux.creates(NamespaceKind::Pid),
@@ -219,10 +254,11 @@ impl Planned {
                 poststop: spec.hooks.poststop.clone(),
                 ..Hooks::default()
             },
-            undo: journal(request, &cgroup)?,
+            inherited: Inherited::of(spec),
+            undo,
             ..Record::new(&request.id)
         };
-        let recorded = Recorded { locked: Some(locked), record, cgroup };
+        let recorded = Recorded { locked: Some(locked), before, record, cgroup };
         recorded.locked()?.write(&recorded.record)?;
         recorded.locked()?.write_file(CONFIG, &self.config.text)?;
         if let Some(filter) = &self.filter {
@@ -235,6 +271,8 @@ impl Planned {
 /// A container that has a record and a lock. Dropped, it takes them back.
 struct Recorded {
     locked: Option<Locked>,
+    /// What it was, if it has run before: it then goes back to that.
+    before: Option<Box<Record>>,
     record: Record,
     cgroup: Manager,
 }
@@ -247,14 +285,36 @@ impl Drop for Recorded {
             log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
             return;
         }
-        if let Err(error) = undo::take_back(&self.record, false) {
-            log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
-            return;
-        }
-        if let Err(error) = locked.remove() {
+        let taken_back = match self.before.take() {
+            Some(before) => undo::take_back_life(&self.record).and_then(|()| locked.write(&before)),
+            None => match undo::take_back(&self.record, false) {
+                Err(error) => {
+                    log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
+                    return;
+                }
+                Ok(()) => locked.remove(),
+            },
+        };
+        if let Err(error) = taken_back {
             log::warn(&error.to_string());
         }
     }
+}
+
+/// Locks a container that has ended, and takes back what is left of its last life.
+fn reclaim(context: &Context, id: &str) -> Result<(Locked, Box<Record>)> {
+    let (locked, container) = Container::lock(context, id)?;
+    if !matches!(container.status, Status::Exited | Status::Restarting | Status::Dead) {
+        return Err(Error::new(Class::WrongState, "cannot restart the container now")
+            .on(format!("{id} is {}", container.status.name())));
+    }
+    let mut record = container.record;
+    undo::cgroup(&record)?;
+    undo::take_back_life(&record)?;
+    locked.remove_file(START_SOCKET)?;
+    record.undo.retain(|undo| matches!(undo, Undo::Directory(_)));
+    record.phase = Phase::Started;
+    Ok((locked, Box::new(record)))
 }
 
 impl Recorded {
@@ -265,6 +325,7 @@ impl Recorded {
     /// Makes the cgroup and the init.
     fn spawn(mut self, planned: &Planned, request: &Request, started_by: StartedBy) -> Result<Spawned> {
         self.cgroup.create()?;
+        self.cgroup.mark(&self.locked()?.mark());
         if planned.rootless {
             // Hierarchies that it may not use were left out; later commands must not look for them.
             self.record.replace_undo(Undo::Cgroup(container::stored(&self.cgroup)?));
@@ -293,10 +354,10 @@ impl Recorded {
             namespaces: &planned.namespaces,
             joins,
             rootfs: &planned.rootfs,
-            idmapped: idmap::trees(&planned.rootfs, &planned.spec().linux, &planned.joins)?,
+            needs_trees: trees::are_needed(planned),
             cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
             capabilities: planned.capabilities,
-            pivot: request.pivot,
+            pivot: if planned.spec().linux.has(NamespaceKind::Mount) { request.pivot } else { Pivot::Chroot },
             hook_files: &planned.hook_files,
             new_keyring: request.new_keyring,
             preserved_fds: planned.preserved_fds,
@@ -317,6 +378,7 @@ impl Recorded {
         } else {
             process::spawn(flags, into, |channel| init::become_payload(&init, channel))?
         };
+        signal::set_companion(Some(spawned.child.pidfd.as_fd()));
         Ok(Spawned {
             recorded: Some(self),
             child: Some(spawned.child),
@@ -336,6 +398,7 @@ struct Spawned {
 
 impl Drop for Spawned {
     fn drop(&mut self) {
+        signal::set_companion(None);
         if let Some(child) = &self.child {
             let _ = pidfd::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
             let _ = nix::sys::wait::waitpid(child.pid, None);
@@ -359,6 +422,7 @@ impl Spawned {
             return Ok(());
         }
         recorded.cgroup.adopt(child.pid.as_raw(), &planned.resources(), planned.rootless)?;
+        recorded.cgroup.mark(&recorded.locked()?.mark());
         recorded.record.replace_undo(Undo::Cgroup(container::stored(&recorded.cgroup)?));
         recorded.locked()?.write(&recorded.record)
     }
@@ -382,6 +446,9 @@ impl Spawned {
     /// The error of an init that ended without a word, with the reason where the kernel tells it.
     fn explain(&self, error: Error) -> Error {
         let oom = self.recorded.as_ref().and_then(|recorded| container::out_of_memory(&recorded.cgroup));
+        if let Err(asked) = go_on() {
+            return asked;
+        }
         match oom {
             Some(words) if error.class == Class::System => Error::new(Class::System, "create the container")
                 .because(words)
@@ -395,6 +462,8 @@ impl Spawned {
     fn configure(&mut self, planned: &Planned, request: &Request) -> Result<Option<OwnedFd>> {
         let placement = std::mem::replace(&mut self.placement, Placement::None);
         let (_, child, _) = self.parts()?;
+        // It may have come before the init was the one to be killed for it.
+        go_on()?;
         if let Some(adjust) = planned.process.oom_score_adj {
             credentials::adjust_oom_score(child.pid.as_raw(), adjust)?;
         }
@@ -412,6 +481,7 @@ impl Spawned {
                     // A hook may hang; `kill` and `delete --force` must find the init then.
                     let mut record = recorded.record.clone();
                     record.init = pidfd::stat(child.pid)
+                        .doing("look at the container's init")?
                         .map(|stat| Init { pid: child.pid.as_raw(), start_time: stat.start_time });
                     recorded.locked()?.write(&record)?;
                     run_hooks(planned, &recorded.record.id, child.pid.as_raw())?;
@@ -420,6 +490,11 @@ impl Spawned {
                 Message::DevicesPlease => {
                     namespaces::move_devices(child.pid, &planned.spec().linux.net_devices)?;
                     channel.send(&Message::DevicesDone)?;
+                }
+                Message::TreesPlease => trees::send(planned, child.pidfd.as_fd(), channel)?,
+                Message::OwnersPlease(step, tree) => {
+                    trees::map_owners(planned, step, &tree)?;
+                    channel.send(&Message::OwnersDone)?;
                 }
                 Message::Console(master) => console = Some(master),
                 Message::Listener(listener) => {
@@ -442,9 +517,10 @@ impl Spawned {
         let (recorded, child, channel) = self.parts()?;
         let pid = child.pid;
         log::debug(|| format!("{}: the init is ready, pid {pid}", request.id));
-        let stat = pidfd::stat(pid).ok_or_else(|| {
-            Error::new(Class::System, "look at the container's init").because("it ended at once")
-        })?;
+        let doing = "look at the container's init";
+        let stat = pidfd::stat(pid)
+            .doing(doing)?
+            .ok_or_else(|| Error::new(Class::System, doing).because("it ended at once"))?;
         let mut record = recorded.record.clone();
         record.init = Some(Init { pid: pid.as_raw(), start_time: stat.start_time });
         // `run` starts it in the next moment: one record tells of both, unless a hook may look at
@@ -455,8 +531,16 @@ impl Spawned {
         if let Some(file) = &request.pid_file {
             write_pid_file(file, pid.as_raw())?;
         }
-        if started_by == StartedBy::Start {
-            channel.send(&Message::Adopted)?;
+        let adopted = match started_by {
+            StartedBy::Start => channel.send(&Message::Adopted),
+            StartedBy::Caller => Ok(()),
+        };
+        signal::set_companion(None);
+        if let Err(error) = adopted.and_then(|()| go_on()) {
+            if let Some(file) = &request.pid_file {
+                let _ = std::fs::remove_file(file);
+            }
+            return Err(error);
         }
         let gone = || Error::new(Class::Internal, "use a container that was given away");
         let mut recorded = self.recorded.take().ok_or_else(gone)?;
@@ -470,14 +554,19 @@ impl Spawned {
     }
 }
 
-/// What delete will have to take back, written down before any of it is made.
-fn journal(request: &Request, cgroup: &Manager) -> Result<Vec<Undo>> {
-    let mut journal = request.undo.clone();
-    journal.push(Undo::Cgroup(container::stored(cgroup)?));
-    if let Some(network) = &request.network {
-        journal.push(network.undo(&request.id)?);
+/// An error once this process has been asked to end: what was begun is then taken back.
+///
+/// # Errors
+/// [`Class::System`], which names the signal.
+pub(super) fn go_on() -> Result<()> {
+    match signal::asked_to_end() {
+        None => Ok(()),
+        Some(number) => {
+            let name =
+                nix::sys::signal::Signal::try_from(number).map_or("a signal", |signal| signal.as_str());
+            Err(Error::new(Class::System, "create the container").because(format!("ended by {name}")))
+        }
     }
-    Ok(journal)
 }
 
 /// The state of a container in the making.
@@ -634,10 +723,24 @@ pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
         Error::system("write the pid file", crate::sys::io_errno(&error)).on(path.display().to_string())
     };
     let name = path.file_name().ok_or_else(|| failed(std::io::Error::from_raw_os_error(libc::EISDIR)))?;
+    if write_nameless(path, pid).is_ok() {
+        return Ok(());
+    }
     let new = path.with_file_name(format!(".{}", name.to_string_lossy()));
-    std::fs::write(&new, pid.to_string()).map_err(failed)?;
-    std::fs::rename(&new, path).map_err(|error| {
+    std::fs::write(&new, pid.to_string()).and_then(|()| std::fs::rename(&new, path)).map_err(|error| {
         let _ = std::fs::remove_file(&new);
         failed(error)
     })
+}
+
+/// Writes the pid into a file that gets its name when it is whole: a runtime that is killed in
+/// between leaves nothing. Not every filesystem can, nor is the name always free.
+fn write_nameless(path: &Path, pid: i32) -> rustix::io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(directory, flags, Mode::from_raw_mode(0o644))?;
+    rustix::io::write(&file, pid.to_string().as_bytes())?;
+    let nameless = crate::sys::fd::proc_path(file.as_fd());
+    rustix::fs::linkat(CWD, nameless.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW)
 }

@@ -1,8 +1,8 @@
 //! `delete`: a container and all that was made for it goes.
 
-use super::container::{Container, Context, boot_id, manager_of};
+use super::container::{Container, Context, boot_id};
 use super::kill::{kill, send};
-use super::undo;
+use super::{supervise, undo};
 use crate::error::{Class, Error, Result};
 use crate::log;
 use crate::process::hooks;
@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// How long a killed init may take to end: until the kernel has taken its memory apart.
-const DYING: Duration = Duration::from_secs(10);
+pub(super) const DYING: Duration = Duration::from_secs(10);
 
 /// Deletes a container that has ended or never started; with `force`, one that runs too, and what
 /// a killed create left behind. With `force` it is no error when there is none.
@@ -49,13 +49,16 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
         container.allow(Operation::Delete)?;
     }
     end_processes(&container)?;
+    supervise::dismiss(&container.record);
     remove(locked, container.record, force)
 }
 
 /// Ends the init, and waits for its end.
 fn end_processes(container: &Container) -> Result<()> {
     let Some(init) = container.record.init else { return Ok(()) };
-    if matches!(container.status, Status::Exited | Status::Dead) || container.record.boot != boot_id() {
+    if matches!(container.status, Status::Exited | Status::Restarting | Status::Dead)
+        || container.record.boot != boot_id()?
+    {
         return Ok(());
     }
     let Ok(process) = pidfd::open(Pid::from_raw(init.pid)) else { return Ok(()) };
@@ -82,14 +85,13 @@ pub(super) fn remove(locked: Locked, mut record: Record, force: bool) -> Result<
         record.phase = Phase::Removing;
         locked.write(&record)?;
     }
-    if record.cgroup().is_some() {
-        let mut cgroup = manager_of(&record)?;
-        if !record.private_pids && record.boot == boot_id() {
-            cgroup.kill_all(libc::SIGKILL)?;
-        }
-        cgroup.destroy()?;
+    let undone = undo::cgroup(&record).and_then(|()| undo::take_back(&record, force));
+    if let Err(error) = undone {
+        record.phase = Phase::Dead;
+        record.left = vec![error.to_string()];
+        locked.write(&record)?;
+        return Err(error);
     }
-    undo::take_back(&record, force)?;
     let poststop = std::mem::take(&mut record.hooks.poststop);
     locked.remove()?;
     if !poststop.is_empty() {

@@ -78,7 +78,7 @@ pub fn events(
 ) -> Result<()> {
     let container = Container::open(context, id)?;
     container.allow(Operation::Update)?;
-    let Some(init) = container.record.init.filter(|init| init.is_alive()) else { return Ok(()) };
+    let Some(init) = container.record.init.filter(|_| container.pid() != 0) else { return Ok(()) };
     let cgroup = container.cgroup()?;
     let mut watcher = Watcher { id, cgroup, init, oom: None };
     watcher.oom = watcher.cgroup.oom_watch().ok();

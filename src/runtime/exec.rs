@@ -7,10 +7,10 @@ use super::create::{
 use super::filter;
 use super::foreground::{Signals, size_as_caller, stay};
 use crate::cgroups::Placement;
-use crate::error::{Class, Error, Result};
+use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
 use crate::process::credentials::Sets;
-use crate::process::exec::{self as child, Exec};
+use crate::process::exec::{self as child, Cpus, Exec};
 use crate::process::protocol::{Channel, Message, out_of_turn};
 use crate::process::{Spawned, scheduling, spawn, spawn_staged};
 use crate::spec::{self, NamespaceKind, Process, Spec};
@@ -19,6 +19,7 @@ use crate::sys::pidfd;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
+use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -90,6 +91,11 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
     // The child inherits it. It may be in the cgroup from its first instruction on (CLONE_INTO_CGROUP),
     // so only this process can have it before that.
     scheduling::bind_to("initial", initial_cpus.as_deref())?;
+    let cpus = match (final_cpus, initial_cpus) {
+        (Some(cpus), _) => Cpus::These(cpus),
+        (None, Some(_)) => Cpus::AsTheyAre,
+        (None, None) => Cpus::All,
+    };
     let plan = Exec {
         id,
         process: &process,
@@ -97,7 +103,9 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
         init: init.as_fd(),
         namespaces: CloneFlags::empty(),
         in_user_namespace: false,
-        final_cpus,
+        cpus,
+        inherited: &container.record.inherited,
+        root: None,
         new_keyring: false,
         preserved_fds: request.preserve_fds,
         filter: filter.as_ref(),
@@ -203,7 +211,7 @@ fn open_init(container: &Container) -> Result<OwnedFd> {
         Errno::ESRCH => not_running(),
         _ => Error::system("open the container's init", errno),
     })?;
-    if init.is_alive() { Ok(process) } else { Err(not_running()) }
+    if init.is_alive()? { Ok(process) } else { Err(not_running()) }
 }
 
 /// Makes the process. Root joins the pid namespace before it forks, so that one fork is enough; a
@@ -213,6 +221,12 @@ fn enter(container: &Container, mut plan: Exec<'_>, placement: &Placement) -> Re
     let all = child::flags_of(&kinds);
     let init = plan.init;
     plan.in_user_namespace = kinds.contains(&NamespaceKind::User);
+    if !kinds.contains(&NamespaceKind::Mount) {
+        let pid = container.record.init.map_or(0, |init| init.pid);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty());
+        plan.root = Some(root.doing("open the container's root")?);
+    }
     let into = placement.cgroup_fd();
     let none = (CloneFlags::empty(), 0);
     if plan.in_user_namespace && !nix::unistd::geteuid().is_root() {

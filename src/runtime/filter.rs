@@ -10,7 +10,6 @@ use crate::seccomp::{self, Options, ProcessState, Program, report};
 use crate::spec::{Seccomp, Spec, State};
 use crate::state::{Init, Locked};
 use crate::sys::pidfd;
-use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -31,6 +30,7 @@ pub(super) fn compile(spec: &Spec) -> Result<Option<Program>> {
         let unknown: Vec<&str> = report::unknown_names(profile).collect();
         format!("seccomp: {} instructions; unknown names, ignored: {unknown:?}", program.code().len())
     });
+    log::debug(|| format!("seccomp filter flags: {}", program.flags() & !seccomp::flag::NEW_LISTENER));
     Ok(Some(program).filter(|program| !program.is_empty()))
 }
 
@@ -57,12 +57,14 @@ pub(super) fn send_listener(spec: &Spec, listener: &OwnedFd, pid: i32, state: &S
 ///
 /// # Errors
 /// [`Class::CommandDenied`] for such an init.
-pub(super) fn lives_on(locked: &Locked, init: Init) -> Result<bool> {
-    let Some(stat) = pidfd::stat(Pid::from_raw(init.pid)).filter(|stat| stat.start_time == init.start_time)
-    else {
-        return Ok(false);
+pub(super) fn lives_on(locked: &Locked, init: Init, process: Option<&OwnedFd>) -> Result<bool> {
+    let stat = init.stat()?;
+    let end_signal = match stat {
+        Some(stat) => stat.end_signal,
+        // Reaped already.
+        None => process.and_then(|pidfd| pidfd::exit_status(pidfd.as_fd())).map_or(0, |code| code - 128),
     };
-    if stat.end_signal == libc::SIGSYS {
+    if end_signal == libc::SIGSYS {
         // Only in this case is the filter looked at: under one that kills for execve, no payload
         // has ever run. The kernel's log cannot tell it for sure; it drops lines under load.
         let stored = std::fs::read(locked.path().join(FILTER)).unwrap_or_default();
@@ -74,7 +76,7 @@ pub(super) fn lives_on(locked: &Locked, init: Init) -> Result<bool> {
                 ));
         }
     }
-    Ok(!stat.has_ended())
+    Ok(stat.is_some_and(|stat| !stat.has_ended()))
 }
 
 /// Says why a payload ended, when a filter ended it.

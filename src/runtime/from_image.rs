@@ -7,9 +7,10 @@ use super::create::Request;
 use crate::error::{Class, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::{Image, Store, Use};
-use crate::image::{ImportRequest, Limits, Options, Reference, container, import};
+use crate::image::{Backing, ImportRequest, Limits, Options, Reference, container, import};
 use crate::state::Undo;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What is asked of `create --image` and `run --image`.
 #[derive(Debug, Clone, Default)]
@@ -111,6 +112,8 @@ fn bring(store: &Store, path: &Path) -> Result<Image> {
         name,
         platform: Platform::host(),
         limits: Limits::default(),
+        backing: Backing::default(),
+        progress: Arc::default(),
     };
     let imported = match import(store, &request(None)) {
         // It has no name of its own: its file's has to do.

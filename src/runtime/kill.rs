@@ -20,6 +20,9 @@ pub fn kill(context: &Context, id: &str, signal: i32, all: bool) -> Result<()> {
     if all {
         return container.cgroup()?.kill_all(signal);
     }
+    if signal == libc::SIGKILL && has_survivors(&container) {
+        return container.cgroup()?.kill_all(signal);
+    }
     container.allow(Operation::Kill)?;
     send(&container, signal)?;
     if signal != libc::SIGKILL {
@@ -37,6 +40,13 @@ pub fn kill(context: &Context, id: &str, signal: i32, all: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whether processes of a container live on although its init has ended: no pid namespace of its own
+/// has taken them along.
+fn has_survivors(container: &Container) -> bool {
+    let may_have = container.status == Status::Exited && !container.record.private_pids;
+    may_have && container.cgroup().and_then(|cgroup| cgroup.pids()).is_ok_and(|pids| !pids.is_empty())
+}
+
 /// Sends a signal to the init, and to no stranger that got its pid since.
 pub(super) fn send(container: &Container, signal: i32) -> Result<()> {
     let not_running = || {
@@ -51,7 +61,7 @@ pub(super) fn send(container: &Container, signal: i32) -> Result<()> {
     };
     let process = pidfd::open(Pid::from_raw(init.pid)).map_err(failed)?;
     // The pidfd names one process from here on; it is the right one if it began when it should.
-    if !init.is_alive() {
+    if !init.is_alive()? {
         return Err(not_running());
     }
     pidfd::send_signal(process.as_fd(), signal).map_err(failed)

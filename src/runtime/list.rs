@@ -3,6 +3,8 @@
 use super::container::{Container, Context};
 use crate::error::Result;
 use crate::log;
+use crate::state::{Phase, Status};
+use crate::sys::time::rfc3339;
 use nix::unistd::{Uid, User};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -19,6 +21,9 @@ pub struct Listing {
     pub pid: i32,
     /// `creating`, `created`, `running`, `paused` or `stopped`.
     pub status: &'static str,
+    /// dhow's own word: `creating`, `created`, `running`, `paused`, `restarting`, `exited`,
+    /// `removing` or `dead`.
+    pub state: &'static str,
     /// The bundle's directory.
     pub bundle: String,
     /// The rootfs.
@@ -30,14 +35,40 @@ pub struct Listing {
     pub annotations: BTreeMap<String, String>,
     /// The name of the user who created it.
     pub owner: String,
+    /// Since when it is in its state, RFC 3339; not told by `state`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// How its payload ended, where somebody waited for it: the exit code, 128 + N for signal N.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Whether its memory had run out.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub oom: bool,
+    /// How often its monitor has started it anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<u32>,
+    /// The image that its bundle was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 impl From<Container> for Listing {
     fn from(container: Container) -> Self {
         let pid = container.pid();
         let record = container.record;
+        let supervision = record.supervision.as_ref();
         Listing {
             pid,
+            state: container.status.name(),
+            since: None,
+            exit_code: record.exit.as_ref().map(|exit| exit.code),
+            signal: record.exit.as_ref().and_then(|exit| exit.signal),
+            oom: record.exit.as_ref().is_some_and(|exit| exit.oom),
+            restarts: supervision.map(|supervision| supervision.restarts),
+            image: record.annotations.get(IMAGE).cloned(),
             status: container.status.oci_name(),
             oci_version: record.oci_version,
             id: record.id,
@@ -48,6 +79,22 @@ impl From<Container> for Listing {
             owner: user_name(record.owner),
         }
     }
+}
+
+/// The annotation that names the image of a bundle.
+const IMAGE: &str = "org.dhow.image.name";
+
+/// A container with the moment at which it became what it is, where that is known.
+pub(super) fn since(container: Container) -> Listing {
+    // The record is written when a state is entered, but nobody writes down an end that nobody waits
+    // for, nor a reboot.
+    let is_told = match container.status {
+        Status::Dead => container.record.phase == Phase::Dead,
+        Status::Exited => container.record.exit.is_some(),
+        _ => true,
+    };
+    let since = container.record.changed.filter(|_| is_told).map(rfc3339);
+    Listing { since, ..Listing::from(container) }
 }
 
 fn user_name(uid: u32) -> String {
@@ -63,15 +110,16 @@ fn user_name(uid: u32) -> String {
 /// # Errors
 /// When the state directory cannot be read.
 pub fn list(context: &Context) -> Result<Vec<Listing>> {
-    let ids = context.store.ids()?;
-    let listed = ids.into_iter().filter_map(|id| match Container::open(context, &id) {
-        Ok(container) => Some(Listing::from(container)),
-        Err(error) => {
-            if error.class != crate::error::Class::NoContainer {
-                log::warn(&format!("{id}: {error}"));
+    let records = context.store.read_all()?;
+    let listed =
+        records.into_iter().filter_map(|(id, record)| match record.and_then(Container::from_record) {
+            Ok(container) => Some(since(container)),
+            Err(error) => {
+                if error.class != crate::error::Class::NoContainer {
+                    log::warn(&format!("{id}: {error}"));
+                }
+                None
             }
-            None
-        }
-    });
+        });
     Ok(listed.collect())
 }

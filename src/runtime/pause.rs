@@ -9,9 +9,10 @@ use crate::state::Operation;
 /// # Errors
 /// [`crate::error::Class::WrongState`] when it does not run.
 pub fn pause(context: &Context, id: &str) -> Result<()> {
-    let (_locked, container) = Container::lock(context, id)?;
+    let (locked, container) = Container::lock(context, id)?;
     container.allow(Operation::Pause)?;
-    container.cgroup()?.freeze()
+    container.cgroup()?.freeze()?;
+    locked.touch()
 }
 
 /// Lets them run on.
@@ -19,7 +20,8 @@ pub fn pause(context: &Context, id: &str) -> Result<()> {
 /// # Errors
 /// [`crate::error::Class::WrongState`] when it is not paused.
 pub fn resume(context: &Context, id: &str) -> Result<()> {
-    let (_locked, container) = Container::lock(context, id)?;
+    let (locked, container) = Container::lock(context, id)?;
     container.allow(Operation::Resume)?;
-    container.cgroup()?.thaw()
+    container.cgroup()?.thaw()?;
+    locked.touch()
 }

@@ -1,9 +1,10 @@
 //! `run`: create, start, stay until the end, delete.
 
 use super::container::{Container, Context, out_of_memory};
-use super::create::{Created, Request, StartedBy, create};
+use super::create::{Created, Request, StartedBy, create, go_on};
 use super::delete::{delete, remove};
 use super::foreground::{Signals, stay};
+use super::supervise::exited;
 use super::{kill, start};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -48,7 +49,8 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     let started = channel
         .send(&Message::Start)
         .and_then(|()| start::confirm(&channel))
-        .and_then(|()| start::mark_started(&locked, container));
+        .and_then(|()| start::mark_started(&locked, container, Some(&child.pidfd)))
+        .and_then(|()| go_on());
     if let Err(error) = started {
         let _ = kill::send(&Container { record: record.clone(), status: Status::Created }, libc::SIGKILL);
         let _ = nix::sys::wait::waitpid(child.pid, None);
@@ -78,7 +80,10 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
             log::warn(&words);
         }
     }
-    if !options.keep {
+    if options.keep {
+        let written = exited(context, &request.id, child.pid.as_raw(), status).map(drop);
+        written.or_else(|error| if error.class == Class::NoContainer { Ok(()) } else { Err(error) })?;
+    } else {
         delete(context, &request.id, false).or_else(|error| match error.class {
             // Someone else was faster.
             Class::NoContainer => Ok(()),

@@ -27,6 +27,12 @@ pub fn write_spec(bundle: &Path, rootless: bool) -> Result<()> {
     };
     let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed)?;
     let mut config = default_config();
+    // On v1 the mount of cgroups shows the container's own even without, as runc's `spec` has it.
+    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+        && let Some(namespaces) = config["linux"]["namespaces"].as_array_mut()
+    {
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+    }
     if rootless {
         make_rootless(&mut config, geteuid().as_raw(), getegid().as_raw());
     }

@@ -8,10 +8,11 @@ use crate::process::hooks;
 use crate::process::protocol::{Channel, Message, out_of_turn};
 use crate::spec::HookPoint;
 use crate::state::{Locked, Operation, Phase, Status};
-use crate::sys::fd;
+use crate::sys::{fd, pidfd};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-use std::os::fd::{AsFd, AsRawFd};
+use nix::unistd::Pid;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// Starts a container; returns once its payload runs.
 ///
@@ -20,10 +21,12 @@ use std::os::fd::{AsFd, AsRawFd};
 pub fn start(context: &Context, id: &str) -> Result<()> {
     let (locked, container) = Container::lock(context, id)?;
     container.allow(Operation::Start)?;
+    // Should somebody reap the init at once, this still knows how it ended.
+    let process = container.record.init.and_then(|init| pidfd::open(Pid::from_raw(init.pid)).ok());
     let init = call_init(&locked)?;
     init.send(&Message::Start)?;
     confirm(&init)?;
-    mark_started(&locked, container)
+    mark_started(&locked, container, process.as_ref())
 }
 
 /// Reaches the init where it waits.
@@ -58,9 +61,13 @@ pub(super) fn confirm(init: &Channel) -> Result<()> {
 }
 
 /// Writes down that the payload runs, and runs the poststart hooks.
-pub(super) fn mark_started(locked: &Locked, mut container: Container) -> Result<()> {
+pub(super) fn mark_started(
+    locked: &Locked,
+    mut container: Container,
+    process: Option<&OwnedFd>,
+) -> Result<()> {
     container.status = match container.record.init {
-        Some(init) if filter::lives_on(locked, init)? => Status::Running,
+        Some(init) if filter::lives_on(locked, init, process)? => Status::Running,
         _ => Status::Exited,
     };
     if container.record.phase != Phase::Started {

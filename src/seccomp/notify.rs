@@ -47,9 +47,9 @@ pub fn send_listener<S: Serialize>(
     let text = serde_json::to_vec(state)
         .map_err(|e| Error::new(Class::Internal, doing).because(format!("cannot write the state: {e}")))?;
     let socket = dial(path).doing_on(doing, on).map_err(|e| match e.errno.map(Errno::from_raw) {
-        Some(Errno::ENOENT | Errno::ECONNREFUSED) => {
-            e.hint("linux.seccomp.listenerPath: nothing listens there; is the seccomp agent running?")
-        }
+        Some(Errno::ENOENT | Errno::ECONNREFUSED) => e
+            .because("failed to connect with seccomp agent")
+            .hint("linux.seccomp.listenerPath: nothing listens there; is the agent running?"),
         _ => e,
     })?;
     let rights = [listener.as_raw_fd()];

@@ -119,7 +119,7 @@ impl Profile {
             if ret == ret::USER_NOTIF && name == "write" {
                 return Err(wrong(
                     format_args!("syscalls[{i}].names[{j}]"),
-                    "SCMP_ACT_NOTIFY cannot be used for write: the listener could never be handed over",
+                    "SCMP_ACT_NOTIFY cannot be used for the write syscall: the listener could never be handed over",
                 ));
             }
             match names::find(name) {

@@ -138,7 +138,7 @@ pub struct IntelRdt {
 }
 
 /// `linux.memoryPolicy`, set_mempolicy(2).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MemoryPolicy {
     /// `MPOL_DEFAULT`, `MPOL_BIND`, `MPOL_INTERLEAVE`, …
@@ -152,7 +152,7 @@ pub struct MemoryPolicy {
 }
 
 /// `linux.personality`, personality(2).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Personality {
     /// `LINUX` or `LINUX32`.

@@ -9,6 +9,7 @@ pub mod annotations;
 mod default_seccomp;
 pub mod defaults;
 mod hooks;
+mod inherited;
 mod linux;
 pub mod load;
 mod process;
@@ -19,6 +20,7 @@ mod state;
 mod validate;
 
 pub use hooks::{Hook, HookPoint, Hooks};
+pub use inherited::Inherited;
 pub use linux::{
     Device, IdMapping, IntelRdt, Linux, MemoryPolicy, Namespace, NamespaceKind, NetDevice, Personality,
     TimeOffset,

@@ -44,7 +44,22 @@ pub fn validate(spec: &Spec) -> Result<()> {
     if let Some(policy) = &linux.memory_policy {
         policy.mode_and_nodes()?;
     }
+    deadline(spec)?;
     not_yet(spec)
+}
+
+/// sched(7): a task with a deadline must be free to run on all CPUs of its domain.
+fn deadline(spec: &Spec) -> Result<()> {
+    let scheduler = spec.process.as_ref().and_then(|process| process.scheduler.as_ref());
+    let cpus = spec.linux.resources.as_ref().and_then(|resources| resources.cpu.as_ref());
+    let has_cpus = cpus.is_some_and(|cpu| !cpu.cpus.is_empty());
+    if has_cpus && scheduler.is_some_and(|scheduler| scheduler.policy == "SCHED_DEADLINE") {
+        return Err(Error::config(
+            "process.scheduler SCHED_DEADLINE",
+            "process scheduler can't be used together with AllowedCPUs: leave out linux.resources.cpu.cpus",
+        ));
+    }
+    Ok(())
 }
 
 /// Checks a process: the container's, or that of `exec`.
@@ -145,11 +160,15 @@ fn namespaces(linux: &Linux) -> Result<()> {
         }
         no_nul(&format!("{field}.path"), &namespace.path)?;
     }
-    // Without one, the mounts would be the host's.
     if !linux.has(NamespaceKind::Mount) {
-        return Err(Error::new(Class::Unsupported, "invalid configuration")
-            .on("linux.namespaces")
-            .because("has no mount namespace, and a container without one would mount on the host"));
+        // Such a mask would cover the host's own files.
+        let masks = !linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty();
+        if masks || !linux.rootfs_propagation.is_empty() {
+            return Err(Error::config(
+                "linux.namespaces",
+                "has no mount namespace, without which maskedPaths, readonlyPaths and rootfsPropagation cannot be had",
+            ));
+        }
     }
     Ok(())
 }
@@ -432,7 +451,7 @@ mod tests {
             ),
             ("/linux/namespaces", json!([{"type": "net"}]), "linux.namespaces[0].type: unknown type \"net\""),
             ("/linux/namespaces", json!([{"type": "mount"}, {"type": "mount"}]), "is there twice"),
-            ("/linux/namespaces", json!([{"type": "pid"}]), "has no mount namespace"),
+            ("/linux", json!({"namespaces": [{"type": "pid"}], "maskedPaths": ["/x"]}), "no mount namespace"),
             ("/linux/namespaces", json!([{"type": "mount", "path": "x"}]), "\"x\" is not absolute"),
             (
                 "/linux/namespaces",

@@ -6,17 +6,19 @@
 
 mod record;
 mod status;
+mod supervision;
 
 pub use record::{Init, Phase, Record, Undo, VERSION};
-pub use status::{Operation, Status};
+pub use status::{Facts, Operation, Status};
+pub use supervision::{Exit, Intent, Log, Next, Restart, Supervision};
 
 use crate::error::{Class, Context, Error, Result};
 use crate::sys;
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The name of the record in a container's directory.
 const RECORD: &str = "record.json";
@@ -40,6 +42,11 @@ impl Store {
     /// The store below this directory, which need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Store {
         Store { root: root.into() }
+    }
+
+    /// The directory of all containers.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The directory of a container.
@@ -66,7 +73,10 @@ impl Store {
             _ => Error::system("make the state directory", errno).on(path.display().to_string()),
         })?;
         // Until the lock is held, a `delete --force` may take the new directory for an abandoned one.
-        Locked::acquire(&path, id)
+        Locked::acquire(&path, id).inspect_err(|_| {
+            // Empty, so nobody else's.
+            let _ = std::fs::remove_dir(&path);
+        })
     }
 
     /// Looks whether an id is free, before anything else is looked at: the container that has it
@@ -91,6 +101,18 @@ impl Store {
         Locked::acquire(&self.directory(id), id)
     }
 
+    /// Locks a container, unless another command has it.
+    ///
+    /// # Errors
+    /// [`Class::NoContainer`].
+    pub fn try_lock(&self, id: &str) -> Result<Option<Locked>> {
+        check_id(id)?;
+        match Locked::acquire_within(&self.directory(id), id, Duration::ZERO) {
+            Err(error) if error.class == Class::WrongState => Ok(None),
+            locked => locked.map(Some),
+        }
+    }
+
     /// Reads a container's record, without any lock.
     ///
     /// # Errors
@@ -99,7 +121,27 @@ impl Store {
         check_id(id)?;
         let path = self.directory(id);
         let directory = open_directory(&path).map_err(|errno| missing(id, &path, errno))?;
-        read_record(directory.as_fd(), &path, id)
+        read_record(directory.as_fd(), RECORD, &path, id)
+    }
+
+    /// Reads the records of all containers, by id, without any lock.
+    ///
+    /// # Errors
+    /// When the directory is there and cannot be read; for each record, those of [`Store::read`].
+    pub fn read_all(&self) -> Result<Vec<(String, Result<Record>)>> {
+        let ids = self.ids()?;
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        // This one may be reached by a link, as /var/run is.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&self.root, flags, Mode::empty())
+            .doing_on("read the state directory", || self.root.display().to_string())?;
+        let read = |id: String| {
+            let record = read_record(root.as_fd(), &format!("{id}/{RECORD}"), &self.directory(&id), &id);
+            (id, record)
+        };
+        Ok(ids.into_iter().map(read).collect())
     }
 
     /// Reads a file that a command keeps beside the record.
@@ -143,6 +185,7 @@ pub struct Locked {
     directory: OwnedFd,
     path: PathBuf,
     id: String,
+    device: u64,
 }
 
 impl Drop for Locked {
@@ -161,14 +204,25 @@ impl AsFd for Locked {
 
 impl Locked {
     fn acquire(path: &Path, id: &str) -> Result<Locked> {
+        Locked::acquire_within(path, id, LOCK_PATIENCE)
+    }
+
+    fn acquire_within(path: &Path, id: &str, patience: Duration) -> Result<Locked> {
         let directory = open_directory(path).map_err(|errno| missing(id, path, errno))?;
-        wait_for_lock(directory.as_fd(), id)?;
+        wait_for_lock(directory.as_fd(), id, patience)?;
         // Whoever held the lock before may have deleted the container.
         let stat = rustix::fs::fstat(&directory).doing_on("look at", || path.display().to_string())?;
         if stat.st_nlink == 0 {
             return Err(no_container(id));
         }
-        Ok(Locked { directory, path: path.to_owned(), id: id.to_owned() })
+        Ok(Locked { directory, path: path.to_owned(), id: id.to_owned(), device: stat.st_dev })
+    }
+
+    /// What marks the things of this container: the directory, and the device that it is on, by which
+    /// it is told from one of the same name in another mount namespace.
+    pub fn mark(&self) -> String {
+        let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+        format!("{} {}", self.device, path.display())
     }
 
     /// The container's id.
@@ -186,7 +240,7 @@ impl Locked {
     /// # Errors
     /// [`Class::Corrupt`].
     pub fn read(&self) -> Result<Option<Record>> {
-        match read_record(self.as_fd(), &self.path, &self.id) {
+        match read_record(self.as_fd(), RECORD, &self.path, &self.id) {
             Err(error) if error.class == Class::NoContainer => Ok(None),
             result => result.map(Some),
         }
@@ -219,6 +273,28 @@ impl Locked {
             rest = &rest[written..];
         }
         Ok(())
+    }
+
+    /// Notes that the container has become something else now, in a way that its record does not
+    /// show.
+    ///
+    /// # Errors
+    /// utimensat(2)'s.
+    pub fn touch(&self) -> Result<()> {
+        use rustix::fs::{Timespec, Timestamps, UTIME_NOW, utimensat};
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        utimensat(&self.directory, RECORD, &times, AtFlags::empty())
+            .doing_on("note the time in the state record", || self.path.display().to_string())
+    }
+
+    /// Removes a file beside the record, if it is there.
+    ///
+    /// # Errors
+    /// unlinkat(2)'s.
+    pub fn remove_file(&self, name: &str) -> Result<()> {
+        unlink(self.as_fd(), name.as_ref())
+            .doing_on("remove from the state directory", || self.path.display().to_string())
     }
 
     /// Removes the directory and all that dhow keeps in it, the record last: a delete that is
@@ -288,7 +364,7 @@ fn unlink(directory: BorrowedFd<'_>, name: &std::ffi::OsStr) -> nix::Result<()> 
     }
 }
 
-fn wait_for_lock(directory: BorrowedFd<'_>, id: &str) -> Result<()> {
+fn wait_for_lock(directory: BorrowedFd<'_>, id: &str, patience: Duration) -> Result<()> {
     let begun = Instant::now();
     let mut pause = Duration::from_micros(200);
     loop {
@@ -297,10 +373,10 @@ fn wait_for_lock(directory: BorrowedFd<'_>, id: &str) -> Result<()> {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             Err(other) => return Err(Error::system("lock the container", sys::errno(other)).on(id)),
         }
-        if begun.elapsed() > LOCK_PATIENCE {
+        if begun.elapsed() >= patience {
             return Err(Error::new(Class::WrongState, "another command is working on the container")
                 .on(id)
-                .because(format!("it has not finished in {} seconds", LOCK_PATIENCE.as_secs()))
+                .because(format!("it has not finished in {} seconds", patience.as_secs()))
                 .hint("a hook that hangs can be the reason; `dhow kill` does not wait for it"));
         }
         std::thread::sleep(pause);
@@ -308,25 +384,36 @@ fn wait_for_lock(directory: BorrowedFd<'_>, id: &str) -> Result<()> {
     }
 }
 
-fn read_record(directory: BorrowedFd<'_>, path: &Path, id: &str) -> Result<Record> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::openat(directory, RECORD, flags, Mode::empty())
+/// Reads the record `place` below a directory, following no link.
+fn read_record(directory: BorrowedFd<'_>, place: &str, path: &Path, id: &str) -> Result<Record> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let file = rustix::fs::openat2(directory, place, flags, Mode::empty(), resolve)
         .map_err(|errno| missing(id, path, sys::errno(errno)))?;
-    let mut text = Vec::with_capacity(4096);
-    loop {
-        let read = rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text))
-            .doing_on("read the state record", || path.display().to_string())?;
-        if read == 0 {
-            break;
-        }
-        if text.len() > MOST_BYTES {
-            return Err(Error::new(Class::Corrupt, "read the state record")
-                .on(path.display().to_string())
-                .because("it is far too large"));
-        }
-        text.reserve(4096);
+    let shown = || path.join(RECORD).display().to_string();
+    let corrupt =
+        |cause: String| Error::new(Class::Corrupt, "read the state record").on(shown()).because(cause);
+    let stat = rustix::fs::fstat(&file).doing_on("look at the state record", shown)?;
+    // Who can write the record decides whom root signals and what it removes.
+    if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(corrupt(format!("it belongs to uid {}", stat.st_uid)));
     }
-    Record::from_json(&text, id).map_err(|error| error.on(path.join(RECORD).display().to_string()))
+    let size = usize::try_from(stat.st_size).ok().filter(|size| *size <= MOST_BYTES);
+    let size = size.ok_or_else(|| corrupt("it is far too large".into()))?;
+    // A record is replaced and never changed: it has the size that it has.
+    let mut text = vec![0; size];
+    let mut length = 0;
+    while length < size {
+        match rustix::io::read(&file, &mut text[length..]).doing_on("read the state record", shown)? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    let mut record = Record::from_json(&text[..length], id).map_err(|error| error.on(shown()))?;
+    let since =
+        Duration::new(stat.st_mtime.try_into().unwrap_or(0), stat.st_mtime_nsec.try_into().unwrap_or(0));
+    record.changed = SystemTime::UNIX_EPOCH.checked_add(since);
+    Ok(record)
 }
 
 #[cfg(test)]

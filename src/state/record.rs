@@ -1,13 +1,15 @@
 //! The record of a container: what is on disk.
 
-use crate::error::{Class, Error, Result};
-use crate::spec::Hooks;
-use crate::sys::pidfd;
+use super::supervision::{Exit, Supervision};
+use crate::error::{Class, Context, Error, Result};
+use crate::spec::{Hooks, Inherited};
+use crate::sys::pidfd::{self, Stat};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 /// The version of the record's form. A record of a later one is refused, not guessed at.
 pub const VERSION: u32 = 1;
@@ -22,8 +24,12 @@ pub enum Phase {
     Created,
     /// The payload was started.
     Started,
+    /// The payload has ended, and the monitor is to start it anew.
+    Restarting,
     /// `delete` has begun.
     Removing,
+    /// `delete` could not take something back.
+    Dead,
 }
 
 /// The init process: a pid is only meant together with its start time.
@@ -36,10 +42,22 @@ pub struct Init {
 }
 
 impl Init {
+    /// What /proc tells of this very process; `None` when it is gone and reaped.
+    ///
+    /// # Errors
+    /// When /proc cannot be read: it may live or not.
+    pub fn stat(self) -> Result<Option<Stat>> {
+        let stat = pidfd::stat(Pid::from_raw(self.pid))
+            .doing_on("look at the container's init", || self.pid.to_string())?;
+        Ok(stat.filter(|stat| stat.start_time == self.start_time))
+    }
+
     /// Whether this very process still lives; a zombie does not.
-    pub fn is_alive(self) -> bool {
-        pidfd::stat(Pid::from_raw(self.pid))
-            .is_some_and(|stat| stat.start_time == self.start_time && !stat.has_ended())
+    ///
+    /// # Errors
+    /// Those of [`Init::stat`].
+    pub fn is_alive(self) -> Result<bool> {
+        Ok(self.stat()?.is_some_and(|stat| !stat.has_ended()))
     }
 }
 
@@ -50,6 +68,9 @@ impl Init {
 pub enum Undo {
     /// Remove the cgroup. The cgroups room knows what the text means.
     Cgroup(Box<RawValue>),
+    /// Detach the rootfs, and all that is mounted in it: of a container that has no mount namespace
+    /// that would take it along.
+    Mount(PathBuf),
     /// Remove a container's directory in the image store, its writable layer with it.
     Directory(PathBuf),
     /// Take the container from a network. The runtime knows what the text means.
@@ -86,6 +107,9 @@ pub struct Record {
     /// Whether its pid namespace was made for it: then nothing outlives its init.
     #[serde(default)]
     pub private_pids: bool,
+    /// What processes that join it have as its init has it.
+    #[serde(default, skip_serializing_if = "Inherited::is_nothing")]
+    pub inherited: Inherited,
     /// Its annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
@@ -95,6 +119,24 @@ pub struct Record {
     /// What delete has to take back, in the order in which it was made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undo: Vec<Undo>,
+    /// How the payload ended, where somebody waited for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+    /// Who stays with it, and what they are to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervision: Option<Box<Supervision>>,
+    /// What could not be taken back, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<String>,
+    /// When it was last written: since when the container is what it is. Told by the filesystem.
+    #[serde(skip)]
+    pub changed: Option<SystemTime>,
+    /// Whether it was created with `--no-pivot`, for a restart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_pivot: bool,
+    /// Whether it was created with `--no-new-keyring`, likewise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_new_keyring: bool,
 }
 
 /// The first thing that is read of a record: whether the rest can be understood.
@@ -119,9 +161,16 @@ impl Record {
             owner: 0,
             namespaces: Vec::new(),
             private_pids: false,
+            inherited: Inherited::default(),
             annotations: BTreeMap::new(),
             hooks: Hooks::default(),
             undo: Vec::new(),
+            exit: None,
+            supervision: None,
+            left: Vec::new(),
+            changed: None,
+            no_pivot: false,
+            no_new_keyring: false,
         }
     }
 

@@ -14,12 +14,32 @@ pub enum Status {
     Running,
     /// Its processes are frozen.
     Paused,
+    /// Its init has ended, and its monitor waits to start it anew.
+    Restarting,
     /// Its init has ended.
     Exited,
     /// `delete` works on it.
     Removing,
-    /// The host rebooted under it, or a create or delete was killed halfway.
+    /// The host rebooted under it, a create was killed halfway, or something of it could not be
+    /// taken back.
     Dead,
+}
+
+/// What is known of a container at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// How far dhow brought it.
+    pub phase: Phase,
+    /// Whether it was made in this boot of the host.
+    pub same_boot: bool,
+    /// Whether its init lives.
+    pub alive: bool,
+    /// Whether its init has become the payload. The kernel knows before and after the record does.
+    pub executed: bool,
+    /// Whether its cgroup is frozen.
+    pub frozen: bool,
+    /// Whether its monitor lives.
+    pub monitored: bool,
 }
 
 /// What a command wants to do.
@@ -41,32 +61,55 @@ pub enum Operation {
     Ps,
     /// Change limits, or read statistics.
     Update,
+    /// Ask it to end, then end it.
+    Stop,
+    /// Stop it and run its payload anew.
+    Restart,
+}
+
+impl Operation {
+    /// Every operation.
+    pub const ALL: [Operation; 10] = [
+        Operation::Start,
+        Operation::Kill,
+        Operation::Delete,
+        Operation::Pause,
+        Operation::Resume,
+        Operation::Exec,
+        Operation::Ps,
+        Operation::Update,
+        Operation::Stop,
+        Operation::Restart,
+    ];
 }
 
 impl Status {
     /// Every state.
-    pub const ALL: [Status; 7] = [
+    pub const ALL: [Status; 8] = [
         Status::Creating,
         Status::Created,
         Status::Running,
         Status::Paused,
+        Status::Restarting,
         Status::Exited,
         Status::Removing,
         Status::Dead,
     ];
 
-    /// The state of a container: how far dhow brought it, whether its init lives, whether it was
-    /// made in this boot, and whether its cgroup is frozen.
-    pub fn of(phase: Phase, alive: bool, same_boot: bool, frozen: bool) -> Status {
-        match (phase, alive && same_boot) {
+    /// The state of a container.
+    pub fn of(facts: Facts) -> Status {
+        match (facts.phase, facts.alive) {
             (Phase::Removing, _) => Status::Removing,
-            _ if !same_boot => Status::Dead,
+            (Phase::Dead, _) => Status::Dead,
+            _ if !facts.same_boot => Status::Dead,
             (Phase::Creating, true) => Status::Creating,
             (Phase::Creating, false) => Status::Dead,
+            (Phase::Restarting, false) if facts.monitored => Status::Restarting,
+            // Without its monitor nobody starts it anew.
             (_, false) => Status::Exited,
-            (_, true) if frozen => Status::Paused,
-            (Phase::Created, true) => Status::Created,
-            (Phase::Started, true) => Status::Running,
+            (_, true) if facts.frozen => Status::Paused,
+            (Phase::Created | Phase::Started | Phase::Restarting, true) if facts.executed => Status::Running,
+            (Phase::Created | Phase::Started | Phase::Restarting, true) => Status::Created,
         }
     }
 
@@ -77,6 +120,7 @@ impl Status {
             Status::Created => "created",
             Status::Running => "running",
             Status::Paused => "paused",
+            Status::Restarting => "restarting",
             Status::Exited => "exited",
             Status::Removing => "removing",
             Status::Dead => "dead",
@@ -86,7 +130,7 @@ impl Status {
     /// The word of the runtime specification (and `paused`, which runc added).
     pub fn oci_name(self) -> &'static str {
         match self {
-            Status::Exited | Status::Removing | Status::Dead => "stopped",
+            Status::Restarting | Status::Exited | Status::Removing | Status::Dead => "stopped",
             other => other.name(),
         }
     }
@@ -96,8 +140,8 @@ impl Status {
     /// # Errors
     /// [`Class::WrongState`], in the words that engines look for.
     pub fn allow(self, operation: Operation, id: &str) -> Result<()> {
-        use Operation::{Delete, Exec, Kill, Pause, Ps, Resume, Start, Update};
-        use Status::{Created, Creating, Dead, Exited, Paused, Removing, Running};
+        use Operation::{Delete, Exec, Kill, Pause, Ps, Restart, Resume, Start, Stop, Update};
+        use Status::{Created, Creating, Dead, Exited, Paused, Removing, Restarting, Running};
         let refuse = |words: &str| {
             let subject = format!("{id} is {}", self.name());
             Err(Error::new(Class::WrongState, words).on(subject))
@@ -105,21 +149,26 @@ impl Status {
         match (operation, self) {
             (Start, Created)
             | (Kill, Creating | Created | Running | Paused)
-            | (Delete, Exited | Dead | Removing | Created)
+            | (Delete, Exited | Dead | Removing | Created | Restarting)
             | (Pause, Running | Created)
             | (Resume, Paused)
             | (Exec, Running | Created)
             | (Update, Created | Running | Paused)
             // A container that has ended has no processes: an answer, and no mistake.
-            | (Ps, Created | Running | Paused | Exited) => Ok(()),
+            | (Ps, Created | Running | Paused | Restarting | Exited)
+            // What has ended is stopped already.
+            | (Stop, Created | Running | Paused | Restarting | Exited | Dead)
+            | (Restart, Created | Running | Paused | Restarting | Exited | Dead) => Ok(()),
             (Start, Running) => refuse("cannot start an already running container"),
-            (Start, Exited | Dead) => refuse("cannot start a container that has stopped"),
+            (Start, Exited | Dead | Restarting) => refuse("cannot start a container that has stopped"),
             (Start, _) => refuse("cannot start the container now"),
             (Delete, _) => refuse(&format!("cannot delete container {id} that is not stopped")),
             (Resume, _) => refuse("container not paused"),
             (Pause, Paused) => refuse("container already paused"),
             (Exec, Paused) => refuse("cannot exec in a paused container (use --ignore-paused to override)"),
-            (Exec, Exited | Dead) => refuse("cannot exec in a stopped container: container not running"),
+            (Exec, Exited | Dead | Restarting) => refuse("cannot exec in a stopped container: container not running"),
+            (Stop, _) => refuse("cannot stop the container now"),
+            (Restart, _) => refuse("cannot restart the container now"),
             (Kill | Pause | Exec | Ps | Update, _) => refuse("container not running"),
         }
     }
@@ -131,44 +180,60 @@ mod tests {
 
     #[test]
     fn the_state_follows_from_what_is_known() {
-        use Phase::{Created, Creating, Removing, Started};
-        for (phase, alive, same_boot, frozen, expected) in [
-            (Creating, true, true, false, Status::Creating),
-            (Creating, false, true, false, Status::Dead),
-            (Created, true, true, false, Status::Created),
-            (Created, true, true, true, Status::Paused),
-            (Created, false, true, false, Status::Exited),
-            (Started, true, true, false, Status::Running),
-            (Started, true, true, true, Status::Paused),
-            (Started, false, true, true, Status::Exited),
-            (Started, true, false, false, Status::Dead),
-            (Removing, true, true, false, Status::Removing),
-            (Removing, false, false, false, Status::Removing),
+        use Phase::{Created, Creating, Dead, Removing, Restarting, Started};
+        // The letters are what is true: b same boot, a alive, x executed, f frozen, m monitored.
+        for (phase, facts, expected) in [
+            (Creating, "ba", Status::Creating),
+            (Creating, "b", Status::Dead),
+            (Created, "ba", Status::Created),
+            (Created, "bax", Status::Running),
+            (Created, "baf", Status::Paused),
+            (Created, "b", Status::Exited),
+            (Started, "bax", Status::Running),
+            (Started, "ba", Status::Created),
+            (Started, "baxm", Status::Running),
+            (Started, "baxf", Status::Paused),
+            (Started, "bf", Status::Exited),
+            (Started, "bm", Status::Exited),
+            (Started, "a", Status::Dead),
+            (Restarting, "bm", Status::Restarting),
+            (Restarting, "b", Status::Exited),
+            (Restarting, "m", Status::Dead),
+            (Removing, "ba", Status::Removing),
+            (Removing, "", Status::Removing),
+            (Dead, "b", Status::Dead),
         ] {
-            assert_eq!(
-                Status::of(phase, alive, same_boot, frozen),
-                expected,
-                "{phase:?} {alive} {same_boot} {frozen}"
-            );
+            let is = |letter: char| facts.contains(letter);
+            let known = Facts {
+                phase,
+                same_boot: is('b'),
+                alive: is('a'),
+                executed: is('x'),
+                frozen: is('f'),
+                monitored: is('m'),
+            };
+            assert_eq!(Status::of(known), expected, "{phase:?} {facts}");
         }
     }
 
     /// Rows are states, columns operations; every pair has a verdict.
     #[test]
     fn the_table() {
-        use Operation::{Delete, Exec, Kill, Pause, Ps, Resume, Start, Update};
-        let columns = [Start, Kill, Delete, Pause, Resume, Exec, Ps, Update];
+        // Start, Kill, Delete, Pause, Resume, Exec, Ps, Update, Stop, Restart.
+        let columns = Operation::ALL;
         let rows = [
-            (Status::Creating, "-k------"),
-            (Status::Created, "skdp-ecu"),
-            (Status::Running, "-k-p-ecu"),
-            (Status::Paused, "-k--r-cu"),
-            (Status::Exited, "--d---c-"),
-            (Status::Removing, "--d-----"),
-            (Status::Dead, "--d-----"),
+            (Status::Creating, "-k--------"),
+            (Status::Created, "skdp-ecuSR"),
+            (Status::Running, "-k-p-ecuSR"),
+            (Status::Paused, "-k--r-cuSR"),
+            (Status::Restarting, "--d---c-SR"),
+            (Status::Exited, "--d---c-SR"),
+            (Status::Removing, "--d-------"),
+            (Status::Dead, "--d-----SR"),
         ];
         assert_eq!(rows.map(|(status, _)| status), Status::ALL);
         for (status, row) in rows {
+            assert_eq!(row.len(), columns.len());
             for (operation, cell) in columns.into_iter().zip(row.chars()) {
                 let allowed = status.allow(operation, "x").is_ok();
                 assert_eq!(allowed, cell != '-', "{status:?} {operation:?}");

@@ -23,6 +23,19 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
+/// Has `work` done in the child of a [`Command`](std::process::Command), right before its execve(2).
+/// It may make syscalls, and must neither allocate nor take locks: only this thread is in the child.
+/// An error is an errno.
+pub fn before_exec(
+    command: &mut std::process::Command,
+    work: impl Fn() -> Result<(), i32> + Send + Sync + 'static,
+) {
+    use std::os::unix::process::CommandExt;
+    let work = move || work().map_err(std::io::Error::from_raw_os_error);
+    // SAFETY: dhow is single-threaded, so no lock can be held by a thread that the child has not.
+    unsafe { command.pre_exec(work) };
+}
+
 /// `CLONE_NEWTIME`, which nix does not have because clone(2) cannot express it: only clone3(2)
 /// and unshare(2) can.
 pub const CLONE_NEWTIME: u64 = 0x80;

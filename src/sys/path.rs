@@ -121,6 +121,23 @@ impl Root {
         }
     }
 
+    /// Makes a symlink at `path`, and directories on the way that are missing. One that is there
+    /// already and leads to the same is as good.
+    ///
+    /// # Errors
+    /// EEXIST when something else is there.
+    pub fn make_symlink(&self, path: &Path, target: &Path) -> nix::Result<()> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EEXIST) };
+        let parent = self.make(parent, Leaf::Directory)?;
+        match rustix::fs::symlinkat(target, &parent, name).map_err(errno) {
+            Err(Errno::EEXIST) => match read_link(parent.as_fd(), &name.to_owned()) {
+                Ok(there) if there == target => Ok(()),
+                _ => Err(Errno::EEXIST),
+            },
+            result => result,
+        }
+    }
+
     fn make_missing(&self, path: &Path, leaf: Leaf) -> nix::Result<OwnedFd> {
         let mut todo: VecDeque<OsString> = names(path).collect();
         let mut done = PathBuf::new();

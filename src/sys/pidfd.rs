@@ -43,6 +43,32 @@ pub fn wait_ended(pidfd: BorrowedFd<'_>, timeout: Option<Duration>) -> nix::Resu
     }
 }
 
+/// How a process ended, of which only a pidfd is left: its exit code, 128 + N for signal N. `None`
+/// when it has not been waited for, or the kernel keeps no such thing (before Linux 6.15).
+pub fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    /// `struct pidfd_info`, linux/pidfd.h, up to `exit_code`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    /// `_IOWR(0xff, 11, struct pidfd_info)`, for the 64 bytes of the first version.
+    const PIDFD_GET_INFO: u64 = 0xc040_ff0b;
+    let mut info = Info { mask: PIDFD_INFO_EXIT, ..Info::default() };
+    // SAFETY: the kernel writes at most the 64 bytes that the request's number says, which the
+    // structure has.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    if result != 0 || info.mask & PIDFD_INFO_EXIT == 0 {
+        return None;
+    }
+    let status = info.exit_code;
+    Some(if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) })
+}
+
 /// What `/proc/PID/stat` tells of a process that a record may mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
@@ -53,6 +79,9 @@ pub struct Stat {
     /// The signal that is ending it or has ended it; 0 for none, or where the kernel does not show
     /// field 52.
     pub end_signal: i32,
+    /// Whether it has called execve(2) since it was forked (PF_FORKNOEXEC, field 9): an init that has
+    /// is the payload.
+    pub has_executed: bool,
 }
 
 impl Stat {
@@ -62,18 +91,28 @@ impl Stat {
     }
 }
 
-/// Reads `/proc/PID/stat`. `None` when there is no such process.
-pub fn stat(pid: Pid) -> Option<Stat> {
+/// Reads `/proc/PID/stat`. `None` when there is no such process, and only then: to take a process
+/// for dead because the machine is out of file descriptors would be to lose it.
+///
+/// # Errors
+/// EMFILE, ENOMEM, EIO; EINVAL for a text that is none of procfs's.
+pub fn stat(pid: Pid) -> nix::Result<Option<Stat>> {
     let mut buffer = [0_u8; 1024];
     let path = format!("/proc/{pid}/stat");
-    let file =
-        rustix::fs::open(path, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, 0.into()).ok()?;
-    let length = rustix::io::read(&file, &mut buffer).ok()?;
-    parse_stat(&buffer[..length])
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let read = rustix::fs::open(path, flags, 0.into()).and_then(|file| rustix::io::read(&file, &mut buffer));
+    match read {
+        Ok(length) => parse_stat(&buffer[..length]).map(Some).ok_or(Errno::EINVAL),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => Ok(None),
+        Err(errno) => Err(super::errno(errno)),
+    }
 }
 
 /// A flag of field 9: do_exit() has begun.
 const PF_EXITING: u32 = 4;
+
+/// Another: forked, and no execve(2) since.
+const PF_FORKNOEXEC: u32 = 0x40;
 
 fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
     std::str::from_utf8(field).ok()?.trim_end().parse().ok()
@@ -89,7 +128,8 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let start_time = number(fields.nth(12)?)?;
     let status: i32 = if fields.clone().count() == 30 { number(fields.next_back()?)? } else { 0 };
     let ends = flags & PF_EXITING != 0 || matches!(state, b'Z' | b'X' | b'x');
-    Some(Stat { state, start_time, end_signal: if ends { status & 0x7f } else { 0 } })
+    let end_signal = if ends { status & 0x7f } else { 0 };
+    Some(Stat { state, start_time, end_signal, has_executed: flags & PF_FORKNOEXEC == 0 })
 }
 
 #[cfg(test)]
@@ -99,7 +139,10 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_is_no_trap() {
         let text = b"42 (a) Z 1 (b) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3\n";
-        assert_eq!(parse_stat(text), Some(Stat { state: b'S', start_time: 987_654, end_signal: 0 }));
+        assert_eq!(
+            parse_stat(text),
+            Some(Stat { state: b'S', start_time: 987_654, end_signal: 0, has_executed: true })
+        );
         let tail = "0 ".repeat(29);
         let killed = format!("42 (x) Z 1 42 42 0 -1 4227084 1 2 3 4 5 6 7 8 20 0 1 0 987654 {tail}31\n");
         assert_eq!(parse_stat(killed.as_bytes()).unwrap().end_signal, libc::SIGSYS);
@@ -111,10 +154,10 @@ mod tests {
 
     #[test]
     fn this_process_lives_and_keeps_its_start_time() {
-        let first = stat(Pid::this()).unwrap();
-        assert!(!first.has_ended());
-        assert_eq!(first.start_time, stat(Pid::this()).unwrap().start_time);
-        assert!(stat(Pid::from_raw(i32::MAX)).is_none());
+        let first = stat(Pid::this()).unwrap().unwrap();
+        assert!(!first.has_ended() && first.has_executed);
+        assert_eq!(first.start_time, stat(Pid::this()).unwrap().unwrap().start_time);
+        assert!(stat(Pid::from_raw(i32::MAX)).unwrap().is_none());
     }
 
     #[test]

@@ -1,6 +1,57 @@
 //! Signals: dispositions and masks that the payload must not inherit.
 
+use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// The signal that has asked this process to end, 0 for none.
+static ASKED: AtomicI32 = AtomicI32::new(0);
+
+/// The pidfd of the process that ends with this one, -1 for none.
+static COMPANION: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn note(signal: libc::c_int) {
+    ASKED.store(signal, Ordering::SeqCst);
+    let companion = COMPANION.load(Ordering::SeqCst);
+    if companion >= 0 {
+        let errno = Errno::last_raw();
+        let no_info = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: a plain system call, safe in a handler; the null siginfo makes the kernel fill in
+        // its own.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, companion, libc::SIGKILL, no_info, 0) };
+        Errno::set_raw(errno);
+    }
+}
+
+/// From here on SIGTERM, SIGINT and SIGHUP do not end this process but are noted, so that it can
+/// take back what it has begun; the companion is killed at once, and whoever waits for it goes on.
+/// Those that the caller ignores stay ignored.
+///
+/// # Errors
+/// None for these signals.
+pub fn take_requests() -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(note), SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        // SAFETY: the handler stores a number and makes one system call.
+        let before = unsafe { sigaction(signal, &action)? };
+        if matches!(before.handler(), SigHandler::SigIgn) {
+            // SAFETY: what was there before.
+            unsafe { sigaction(signal, &before)? };
+        }
+    }
+    Ok(())
+}
+
+/// Names the process that is to end when this one is asked to.
+pub fn set_companion(pidfd: Option<BorrowedFd<'_>>) {
+    COMPANION.store(pidfd.map_or(-1, |fd| fd.as_raw_fd()), Ordering::SeqCst);
+}
+
+/// The signal that has asked this process to end.
+pub fn asked_to_end() -> Option<i32> {
+    Some(ASKED.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
+}
 
 /// A process that is PID 1 of its namespace ignores every signal that it has no handler for,
 /// even from outside; while it waits for `start`, a plain `kill` must still end it.
@@ -29,6 +80,16 @@ pub fn end_on_request() -> nix::Result<()> {
 /// None for this signal.
 pub fn forget_children() -> nix::Result<()> {
     let action = SigAction::new(SigHandler::SigDfl, SaFlags::SA_NOCLDWAIT, SigSet::empty());
+    // SAFETY: the default disposition runs no code of ours.
+    unsafe { sigaction(Signal::SIGCHLD, &action).map(drop) }
+}
+
+/// Takes back [`forget_children`], for who wants to wait for the next child.
+///
+/// # Errors
+/// None for this signal.
+pub fn remember_children() -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: the default disposition runs no code of ours.
     unsafe { sigaction(Signal::SIGCHLD, &action).map(drop) }
 }

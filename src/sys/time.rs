@@ -18,6 +18,18 @@ pub fn rfc3339(moment: SystemTime) -> String {
     )
 }
 
+/// The time since the host's boot, suspend included.
+pub fn since_boot() -> Duration {
+    // The clock is always there.
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
+}
+
+/// A time of procfs in its unit of hundredths of a second, USER_HZ, which is part of the kernel's
+/// interface.
+pub fn ticks(count: u64) -> Duration {
+    Duration::from_millis(count.saturating_mul(10))
+}
+
 fn utc(seconds: i64) -> libc::tm {
     let mut tm = std::mem::MaybeUninit::<libc::tm>::zeroed();
     // SAFETY: reads one number and writes one structure, both of which outlive the call.

@@ -295,6 +295,7 @@ fn act(verb: &str, args: &[String]) -> Verb {
         "signal-wait" => signal_wait()?,
         "overwrite-exe" => overwrite_exe(number(args, 0)?),
         "spy" => spy(number(args, 0)?),
+        "traced" => traced(args)?,
         "raise" => nix::sys::signal::raise(arg(args, 0)?.parse()?)?,
         "spin" => loop {
             std::hint::spin_loop();
@@ -326,9 +327,21 @@ fn act(verb: &str, args: &[String]) -> Verb {
             None::<&str>,
         )?,
         "chroot" => nix::unistd::chroot(arg(args, 0)?)?,
+        "fallocate" => {
+            let file = fs::File::create(arg(args, 0)?)?;
+            let length = number::<u64>(args, 1)? << 20;
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length)?;
+        }
+        "read-direct" => read_direct(arg(args, 0)?, number(args, 1)?)?,
+        "send-to-loopback" => {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+            for _ in 0..3 {
+                socket.send_to(b"x", socket.local_addr()?)?;
+            }
+        }
         "personality" => {
             let persona = nix::sys::personality::Persona::from_bits_retain(number(args, 0)?);
-            nix::sys::personality::set(persona)?;
+            let _ = nix::sys::personality::set(persona)?;
         }
         "socket" => {
             let family = rustix::net::AddressFamily::from_raw(number(args, 0)?);
@@ -348,6 +361,26 @@ fn act(verb: &str, args: &[String]) -> Verb {
         }
         _ => return Err(io::Error::other("unknown verb")),
     }
+    Ok(())
+}
+
+/// Reads a disk past the page cache for so many seconds, and says how many blocks that were.
+fn read_direct(path: &str, seconds: f64) -> Verb {
+    use std::os::unix::fs::{FileExt, OpenOptionsExt};
+    let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    // O_DIRECT wants memory at a multiple of the block size.
+    let memory = vec![0u8; 16 << 10];
+    let start = memory.as_ptr().align_offset(4096);
+    let mut memory = memory;
+    let block = &mut memory[start..start + (8 << 10)];
+    let begin = std::time::Instant::now();
+    let mut count = 0u64;
+    while begin.elapsed().as_secs_f64() < seconds {
+        file.read_exact_at(block, (count % 60_000) * 8192)?;
+        count += 1;
+    }
+    println!("read={count}");
     Ok(())
 }
 
@@ -415,6 +448,14 @@ fn spy(seconds: u64) {
             }
         }
     }
+}
+
+/// Becomes another program, under the parent's ptrace(2), which goes on when it sees the stop.
+fn traced(argv: &[String]) -> Verb {
+    use std::os::unix::process::CommandExt;
+    nix::sys::ptrace::traceme()?;
+    nix::sys::signal::raise(Signal::SIGSTOP)?;
+    Err(Command::new(arg(argv, 0)?).args(&argv[1..]).exec())
 }
 
 /// Waits for any signal and names it.

@@ -4,7 +4,9 @@
 //! single-threaded when it clones the container's init; it also more than doubles the binary.
 //! The D-Bus specification's "Message Protocol" says what the bytes mean.
 
+use super::variant::Variant;
 use crate::error::{Class, Context, Error, Result};
+use std::borrow::Cow;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -16,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(25);
 const LONGEST: usize = 128 << 20;
 
 /// A value of a unit's property.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Bool(bool),
     U64(u64),
@@ -28,11 +30,13 @@ pub(super) enum Value {
     TextPairs(Vec<(String, String)>),
     /// Device nodes with a rate or weight.
     TextNumbers(Vec<(String, u64)>),
+    /// What an annotation gave.
+    Given(Variant),
 }
 
 impl Value {
-    fn signature(&self) -> &'static str {
-        match self {
+    fn signature(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Value::Bool(_) => "b",
             Value::U64(_) => "t",
             Value::Text(_) => "s",
@@ -41,7 +45,8 @@ impl Value {
             Value::Texts(_) => "as",
             Value::TextPairs(_) => "a(ss)",
             Value::TextNumbers(_) => "a(st)",
-        }
+            Value::Given(variant) => return Cow::Owned(variant.signature()),
+        })
     }
 }
 
@@ -102,7 +107,7 @@ impl Writer {
     }
 
     fn variant(&mut self, value: &Value) {
-        self.signature(value.signature());
+        self.signature(&value.signature());
         match value {
             Value::Bool(value) => self.bool(*value),
             Value::U64(value) => self.u64(*value),
@@ -118,12 +123,50 @@ impl Writer {
                 w.text(a);
                 w.u64(*b);
             }),
+            Value::Given(variant) => self.given(variant),
         }
     }
 
-    /// `a(sv)`.
-    pub(super) fn properties(&mut self, list: &[Property]) {
-        self.array(8, list, |w, (name, value)| {
+    fn given(&mut self, variant: &Variant) {
+        match variant {
+            Variant::Bool(value) => self.bool(*value),
+            Variant::Byte(value) => self.bytes.push(*value),
+            Variant::I16(value) => self.number(value.to_ne_bytes()),
+            Variant::U16(value) => self.number(value.to_ne_bytes()),
+            Variant::I32(value) => self.number(value.to_ne_bytes()),
+            Variant::U32(value) => self.u32(*value),
+            Variant::I64(value) => self.number(value.to_ne_bytes()),
+            Variant::U64(value) => self.u64(*value),
+            Variant::Double(value) => self.number(value.to_ne_bytes()),
+            Variant::Text(value) => self.text(value),
+            Variant::Array(of, list) => {
+                // The specification's table of alignments.
+                let align = match of.as_bytes().first() {
+                    Some(b'y') => 1,
+                    Some(b'n' | b'q') => 2,
+                    Some(b'x' | b't' | b'd' | b'(') => 8,
+                    _ => 4,
+                };
+                self.array(align, list, Writer::given);
+            }
+            Variant::Tuple(list) => {
+                self.align(8);
+                list.iter().for_each(|value| self.given(value));
+            }
+        }
+    }
+
+    /// A number, aligned to its own size.
+    fn number<const N: usize>(&mut self, bytes: [u8; N]) {
+        self.align(N);
+        self.bytes.extend_from_slice(&bytes);
+    }
+
+    /// `a(sv)`: dhow's own properties, and then those that were given.
+    pub(super) fn properties<N: AsRef<str>>(&mut self, list: &[(N, Value)], more: &[(String, Value)]) {
+        let own = list.iter().map(|(name, value)| (name.as_ref(), value));
+        let all: Vec<_> = own.chain(more.iter().map(|(name, value)| (name.as_str(), value))).collect();
+        self.array(8, &all, |w, (name, value)| {
             w.text(name);
             w.variant(value);
         });
@@ -474,7 +517,7 @@ mod tests {
     fn a_call_can_be_read_back() {
         let mut body = Writer::default();
         body.text("x.scope");
-        body.properties(&[("Delegate", Value::Bool(true)), ("MemoryMax", Value::U64(5))]);
+        body.properties(&[("Delegate", Value::Bool(true)), ("MemoryMax", Value::U64(5))], &[]);
         let bytes = call_bytes(7, &MANAGER, "StartTransientUnit", "sa(sv)", &body.bytes);
         let (fixed, rest) = split(&bytes);
         let (fields, length) = announced(&fixed).unwrap();
@@ -487,7 +530,7 @@ mod tests {
     #[test]
     fn values_have_the_specified_bytes() {
         let mut writer = Writer::default();
-        writer.properties(&[("A", Value::U64(1))]);
+        writer.properties(&[("A", Value::U64(1))], &[]);
         if cfg!(target_endian = "little") {
             let expected = [
                 24, 0, 0, 0, 0, 0, 0, 0, // length, padding to the structure

@@ -6,6 +6,7 @@
 
 mod dbus;
 mod properties;
+mod variant;
 
 use super::devices::{Exceptions, Policy};
 use super::layout::{Layout, own_path, read_proc};
@@ -15,6 +16,7 @@ use crate::error::{Class, Error, Result};
 use crate::spec::Resources;
 use dbus::{CallError, Connection, MANAGER, Property, Writer};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A container's unit.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub struct Unit {
     user: bool,
     /// A cgroup inside the unit that the container gets in place of the unit's own.
     subgroup: Option<String>,
+    /// Properties that annotations ask for, set when the unit is made.
+    asked: Vec<(String, dbus::Value)>,
     /// The cgroup; before the unit is started, where it will probably be.
     inner: Box<Manager>,
     started: bool,
@@ -75,12 +79,24 @@ impl Unit {
             }
         };
         inner.refuse_occupied()?;
-        Ok(Unit { place, user: rootless, subgroup: None, inner: Box::new(inner), started: false })
+        Ok(Unit {
+            place,
+            user: rootless,
+            subgroup: None,
+            asked: Vec::new(),
+            inner: Box::new(inner),
+            started: false,
+        })
     }
 
     pub(super) fn set_subgroup(&mut self, name: &str) -> Result<()> {
         let name = super::place::inside(name)?;
         self.subgroup = Some(name).filter(|name| !name.is_empty());
+        Ok(())
+    }
+
+    pub(super) fn set_properties(&mut self, annotations: &BTreeMap<String, String>) -> Result<()> {
+        self.asked = variant::of_annotations(annotations)?;
         Ok(())
     }
 
@@ -99,6 +115,7 @@ impl Unit {
             place: UnitPlace { unit: record.unit.clone(), slice: record.slice.clone() },
             user: record.user,
             subgroup: record.subgroup.clone(),
+            asked: Vec::new(),
             inner: Box::new(Manager::from_record(&record.inner)),
             started: true,
         }
@@ -139,7 +156,7 @@ impl Unit {
             let mut body = Writer::default();
             body.text(&self.place.unit);
             body.text("replace");
-            body.properties(&list);
+            body.properties(&list, &self.asked);
             body.no_units();
             match connection.call(&MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", &body) {
                 Ok(job) => return self.finish(connection, &job, "start the unit"),
@@ -238,7 +255,7 @@ impl Unit {
             body.text(&self.place.unit);
             // Only until the next boot, as the unit itself.
             body.bool(true);
-            body.properties(&list);
+            body.properties(&list, &[]);
             match connection.call(&MANAGER, "SetUnitProperties", "sba(sv)", &body) {
                 Ok(_) => return Ok(()),
                 Err(CallError::Refused(_, words)) if drop_unknown(&mut list, &words) => {}

@@ -1,0 +1,340 @@
+//! A runtime that is killed, or that a full or broken machine lets down, at any syscall: an error or
+//! success, and after `delete --force` nothing is left on the machine.
+//!
+//! A test tries every STRIDE-th point, beginning at one that SEED decides; both come from the
+//! environment (`DHOW_CRASH_STRIDE`, `DHOW_CRASH_SEED`) and are printed. `make test-crash` tries all.
+
+use dhow_integration::scene::Container;
+use dhow_integration::trace::{Deed, Point, Traced, errors_of, run};
+use dhow_integration::{Config, Outcome, Scene};
+use nix::libc;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+/// How far the container is when the command comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+/// A command under test.
+struct Command {
+    name: &'static str,
+    before: Before,
+    words: &'static [&'static str],
+    after: &'static [&'static str],
+}
+
+const fn on_running(
+    name: &'static str,
+    words: &'static [&'static str],
+    after: &'static [&'static str],
+) -> Command {
+    Command { name, before: Before::Running, words, after }
+}
+
+fn from_environment(name: &str, usual: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// What a run of points came to.
+#[derive(Default)]
+struct Tally {
+    tried: usize,
+    wrong: Vec<String>,
+}
+
+struct Trial<'a> {
+    scene: &'a Scene,
+    container: &'a Container<'a>,
+    command: &'a Command,
+    files: BTreeSet<String>,
+}
+
+/// Every name below a directory.
+fn names(directory: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(names(&entry.path()));
+        }
+        found.insert(entry.path().display().to_string());
+    }
+    found
+}
+
+impl Trial<'_> {
+    fn words(&self) -> Vec<String> {
+        let bundle = self.container.bundle().display().to_string();
+        let mut words: Vec<String> =
+            self.command.words.iter().map(|word| word.replace("BUNDLE", &bundle)).collect();
+        words.push(self.container.id().to_owned());
+        words.extend(self.command.after.iter().map(|word| (*word).to_owned()));
+        words
+    }
+
+    /// Brings the container to where the command finds it; the pid of its init.
+    fn prepare(&self) -> Option<i32> {
+        let c = self.container;
+        if self.command.before == Before::Nothing {
+            return None;
+        }
+        c.create().ok();
+        if self.command.before != Before::Created {
+            c.start().ok();
+        }
+        match self.command.before {
+            Before::Paused => drop(c.pause().ok()),
+            Before::Stopped => {
+                c.kill("KILL").ok();
+                c.until("stopped");
+            }
+            _ => {}
+        }
+        Some(c.pid())
+    }
+
+    fn run(&self, deed: Option<(Point, Deed)>) -> Traced {
+        let init = self.prepare().filter(|_| self.command.name == "start");
+        let words = self.words();
+        run(self.scene, &words.iter().map(String::as_str).collect::<Vec<_>>(), init, deed)
+    }
+
+    /// What is left that must not be.
+    fn left(&self) -> Vec<String> {
+        let mut left = self.scene.leaks();
+        left.extend(names(self.container.bundle()).difference(&self.files).cloned());
+        left
+    }
+
+    fn is_clean_soon(&self) -> Result<(), String> {
+        let clean =
+            dhow_integration::holds_within(std::time::Duration::from_secs(3), || self.left().is_empty());
+        if clean { Ok(()) } else { Err(format!("left: {:?}", self.left())) }
+    }
+
+    /// One point: what is wrong with what came of it.
+    fn attempt(&self, point: Point, deed: Deed) -> Result<(), String> {
+        let traced = self.run(Some((point, deed)));
+        let verdict = self.judge(&traced, deed);
+        // Asked for by name, it is the caller's.
+        let _ = fs::remove_file(self.container.bundle().join("pid"));
+        let half_made = match deed {
+            Deed::Fail(_) if traced.code != 0 && self.command.before == Before::Nothing => {
+                self.is_clean_soon().map_err(|left| format!("a create that failed {left}"))
+            }
+            _ => Ok(()),
+        };
+        let state = self.container.command(&["state"]).run();
+        let deleted = self.delete_and_reap(&traced.orphans);
+        let clean = self.is_clean_soon();
+        let told = |what: String| {
+            format!(
+                "{what}\n    code {} stderr {:?}; state then: {}",
+                traced.code,
+                traced.stderr.trim_end(),
+                state.stdout.split_whitespace().collect::<String>()
+            )
+        };
+        verdict.and(half_made).map_err(told)?;
+        if deleted.code != 0 {
+            let ps = std::process::Command::new("ps").args(["-eo", "pid,ppid,stat,wchan:20,args"]).output();
+            let ps = ps.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default();
+            let tag = self.scene.tag();
+            let ours = |line: &&str| line.contains(tag) || line.contains("dhow]") || line.contains("payload");
+            let ps: Vec<&str> = ps.lines().filter(ours).collect();
+            return Err(told(format!("delete --force: {deleted} {ps:#?}")));
+        }
+        clean.map_err(told)
+    }
+
+    /// `delete --force`, while this process, as the orphans' subreaper, waits for them: the kernel
+    /// lets no init end before all of its pid namespace have been waited for.
+    fn delete_and_reap(&self, orphans: &[i32]) -> Outcome {
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    for pid in orphans {
+                        let _ = waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG));
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            });
+            let outcome = self.container.delete_force();
+            done.store(true, Ordering::Relaxed);
+            outcome
+        })
+    }
+
+    fn judge(&self, traced: &Traced, deed: Deed) -> Result<(), String> {
+        if traced.hung {
+            return Err("it hung".into());
+        }
+        if traced.stderr.contains("panicked") || matches!(traced.code, 134 | 139 | 132) {
+            return Err("it panicked".into());
+        }
+        match deed {
+            Deed::Fail(_) if traced.code != 0 && traced.stderr.trim().is_empty() => {
+                Err("it failed without a word".into())
+            }
+            Deed::Fail(_) if traced.code >= 128 && traced.code != 255 => {
+                Err("it did not fail by itself".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Every syscall with all that can happen there.
+fn points_of(all: &[Vec<u64>]) -> Vec<(Point, Deed)> {
+    /// How many syscalls the C library and Rust's own start make before `main`. A program that has
+    /// no memory even for its stack is ended there, before it can say anything or do harm.
+    const BEFORE_MAIN: usize = 14;
+    let mut points = Vec::new();
+    for (role, syscalls) in all.iter().enumerate() {
+        // A role's first syscall comes right behind its exec, or its fork.
+        let mut begun = if role == 0 { 0 } else { BEFORE_MAIN };
+        for (nth, syscall) in syscalls.iter().enumerate() {
+            let point = Point { role, nth, syscall: *syscall };
+            points.push((point, Deed::Signal(Signal::SIGKILL)));
+            let starved = begun < BEFORE_MAIN && *syscall == libc::SYS_mmap.cast_unsigned();
+            let errors = if starved { &[] } else { errors_of(*syscall) };
+            points.extend(errors.iter().map(|errno| (point, Deed::Fail(*errno))));
+            let execs = [libc::SYS_execve, libc::SYS_execveat].map(i64::cast_unsigned);
+            begun = if execs.contains(syscall) { 0 } else { begun + 1 };
+        }
+    }
+    points
+}
+
+/// Tries a command at every STRIDE-th of its points.
+fn try_all(command: &Command, edit: impl Fn(&mut Config), stride: usize) {
+    let stride = from_environment("DHOW_CRASH_STRIDE", stride);
+    let seed = from_environment("DHOW_CRASH_SEED", std::process::id() as usize);
+    let scene = Scene::new();
+    let container = scene.container(|c| edit(c.payload(&["sleep", "100"])));
+    let mut trial = Trial { scene: &scene, container: &container, command, files: BTreeSet::new() };
+    trial.files = names(container.bundle());
+    let mut plain = trial.run(None);
+    // Twice: the first container of all makes the state directory, and mount points in the rootfs,
+    // which stay, as runc's do.
+    for again in [true, false] {
+        assert_eq!(plain.code, 0, "{}: {}", command.name, plain.stderr);
+        let _ = fs::remove_file(container.bundle().join("pid"));
+        trial.delete_and_reap(&plain.orphans).ok();
+        trial.files = names(container.bundle());
+        if again {
+            plain = trial.run(None);
+        }
+    }
+    let points = points_of(&plain.syscalls);
+    let mut tally = Tally::default();
+    for (point, deed) in points.iter().skip(seed % stride).step_by(stride) {
+        tally.tried += 1;
+        if let Err(what) = trial.attempt(*point, *deed) {
+            let one = format!("{} {point:?} {deed:?}: {what}", command.name);
+            println!("{one}");
+            tally.wrong.push(one);
+            if tally.wrong.len() > 60 {
+                break;
+            }
+        }
+    }
+    println!(
+        "{}: syscalls by process {:?}; {} of {} points tried (stride {stride}, seed {seed}), {} leaked or wrong",
+        command.name,
+        plain.syscalls.iter().map(Vec::len).collect::<Vec<_>>(),
+        tally.tried,
+        points.len(),
+        tally.wrong.len()
+    );
+    assert!(tally.wrong.is_empty(), "{} points: {:#?}", tally.wrong.len(), tally.wrong);
+}
+
+const CREATE: Command = Command {
+    name: "create",
+    before: Before::Nothing,
+    words: &["create", "--bundle", "BUNDLE", "--pid-file", "BUNDLE/pid"],
+    after: &[],
+};
+
+/// A create with what the usual config has not: hooks, a filter, a user namespace.
+fn rich(config: &mut Config) {
+    config
+        .hook("createRuntime", "true")
+        .hook("createContainer", "true")
+        .hook("poststop", "true")
+        .user_namespace(100_000, 65536)
+        .set(
+            "/linux/seccomp",
+            serde_json::json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
+                "syscalls": [{ "names": ["swapon"], "action": "SCMP_ACT_ERRNO" }] }),
+        );
+}
+
+#[test]
+fn create() {
+    try_all(&CREATE, |_| {}, 40);
+}
+
+#[test]
+fn create_with_hooks_and_a_user_namespace() {
+    try_all(&CREATE, rich, 60);
+}
+
+#[test]
+fn run_detached() {
+    let words = &["run", "--detach", "--bundle", "BUNDLE"];
+    try_all(&Command { name: "run", before: Before::Nothing, words, after: &[] }, |_| {}, 60);
+}
+
+#[test]
+fn start() {
+    try_all(&Command { name: "start", before: Before::Created, words: &["start"], after: &[] }, |_| {}, 15);
+}
+
+#[test]
+fn exec() {
+    try_all(&on_running("exec", &["exec"], &["/payload", "echo", "x"]), |_| {}, 30);
+}
+
+#[test]
+fn exec_detached() {
+    try_all(&on_running("exec -d", &["exec", "-d"], &["/payload", "sleep", "50"]), |_| {}, 30);
+}
+
+#[test]
+fn pause_and_resume() {
+    try_all(&on_running("pause", &["pause"], &[]), |_| {}, 15);
+    try_all(&Command { name: "resume", before: Before::Paused, words: &["resume"], after: &[] }, |_| {}, 15);
+}
+
+#[test]
+fn update() {
+    try_all(&on_running("update", &["update", "--pids-limit", "50", "--memory", "64m"], &[]), |_| {}, 20);
+}
+
+#[test]
+fn kill() {
+    try_all(&on_running("kill", &["kill"], &["KILL"]), |_| {}, 10);
+}
+
+#[test]
+fn delete() {
+    try_all(&Command { name: "delete", before: Before::Stopped, words: &["delete"], after: &[] }, |_| {}, 15);
+}
+
+#[test]
+fn delete_with_force() {
+    try_all(&on_running("delete --force", &["delete", "--force"], &[]), |_| {}, 15);
+}

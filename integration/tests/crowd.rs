@@ -1,0 +1,134 @@
+//! Many containers and many commands at a time on the same ids: nothing hangs, no state is wrong,
+//! and nothing is left. `DHOW_CROWD` is how many containers there are, `DHOW_CROWD_SECONDS` how long
+//! it goes on, `DHOW_CRASH_SEED` where the dice begin; `make test-crash` asks for 1000 and a minute.
+
+use dhow_integration::{Scene, wait};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const AT_ONCE: usize = 16;
+
+fn from_environment(name: &str, usual: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// xorshift64: dice that can be thrown again.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap() % sides
+    }
+}
+
+/// What a command may say when another one was faster: it is in another state, or not there.
+const EXPECTED: [&str; 14] = [
+    "does not exist",
+    "already exists",
+    "cannot start",
+    "not running",
+    "not paused",
+    "already paused",
+    "not stopped",
+    "paused container",
+    "stopped container",
+    "another command is working",
+    "does not wait for start",
+    "it ended",
+    "ended without a word",
+    "was killed",
+];
+
+#[test]
+fn sixteen_commands_at_a_time_on_shared_containers() {
+    let containers = from_environment("DHOW_CROWD", 60);
+    let time = Duration::from_secs(from_environment("DHOW_CROWD_SECONDS", 8) as u64);
+    let seed = from_environment("DHOW_CRASH_SEED", std::process::id() as usize);
+    println!("{containers} containers, {AT_ONCE} commands at a time, {time:?}, seed {seed}");
+    let scene = Scene::new();
+    let all: Vec<_> = (0..containers).map(|_| scene.payload(&["sleep", "1000"])).collect();
+    let (done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let over = AtomicBool::new(false);
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        // The containers' subreaper is this process: without it they would stay zombies, and their pid
+        // namespaces with them.
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                reap_orphans(scene.tag());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let workers: Vec<_> = (0..AT_ONCE)
+            .map(|worker| {
+                let (all, scene, done, failed) = (&all, &scene, &done, &failed);
+                scope.spawn(move || {
+                    let mut dice = Dice((seed + worker * 7919 + 1) as u64 * 0x9e37_79b9);
+                    while begun.elapsed() < time {
+                        let c = &all[dice.throw(all.len())];
+                        let outcome = match dice.throw(12) {
+                            0..=2 => {
+                                let bundle = c.bundle().to_str().unwrap();
+                                scene.dhow(["create", "--bundle", bundle, c.id()]).run()
+                            }
+                            3..=4 => c.command(&["start"]).run(),
+                            5 => c.command(&["exec"]).args(["/payload", "exit", "0"]).run(),
+                            6 => c.command(&["pause"]).run(),
+                            7 => c.command(&["resume"]).run(),
+                            8 => c.command(&["kill"]).args(["KILL"]).run(),
+                            9 => c.command(&["state"]).run(),
+                            10 => c.command(&["delete"]).run(),
+                            _ => c.command(&["delete", "--force"]).run(),
+                        };
+                        done.fetch_add(1, Ordering::Relaxed);
+                        if outcome.code != 0 {
+                            failed.fetch_add(1, Ordering::Relaxed);
+                            let text = outcome.stderr.to_lowercase();
+                            let was_killed = outcome.command.contains(" exec ") && outcome.code == 137;
+                            let expected = was_killed || EXPECTED.iter().any(|words| text.contains(words));
+                            assert!(expected && !text.contains("panicked"), "seed {seed}: {outcome}");
+                        }
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        // One thread more than there are commands, so that frozen ones are found and freed too.
+        for chunk in all.chunks(all.len().div_ceil(AT_ONCE)) {
+            scope.spawn(move || {
+                for c in chunk {
+                    c.delete_force().ok();
+                }
+            });
+        }
+        let clean = wait::PATIENCE * 4;
+        let is_clean = dhow_integration::holds_within(clean, || scene.leaks().is_empty());
+        over.store(true, Ordering::Relaxed);
+        assert!(results.iter().all(Result::is_ok), "seed {seed}: see above");
+        assert!(is_clean, "seed {seed}: {:#?}", scene.leaks());
+    });
+    println!("{} commands, {} of them refused", done.into_inner(), failed.into_inner());
+}
+
+fn reap_orphans(tag: &str) {
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+    let me = std::process::id();
+    let children = std::fs::read_dir(format!("/proc/{me}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .collect::<String>();
+    for pid in children.split_whitespace() {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        // A command of the test's own is its thread's to wait for; a container's processes are in its
+        // cgroup.
+        if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')) && cgroup.contains(tag) {
+            let _ = waitpid(nix::unistd::Pid::from_raw(pid.parse().unwrap()), Some(WaitPidFlag::WNOHANG));
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The few syscalls, over libc. The only place with `unsafe`.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+/// The errno of the last call.
+pub fn errno() -> i32 {
+    // SAFETY: the C library answers a valid pointer to this thread's errno.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Nanoseconds since 1970.
+pub fn now() -> u64 {
+    clock(libc::CLOCK_REALTIME)
+}
+
+/// Milliseconds of a clock that nobody sets.
+pub fn milliseconds() -> u64 {
+    clock(libc::CLOCK_MONOTONIC) / 1_000_000
+}
+
+fn clock(id: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one structure that outlives the call.
+    unsafe { libc::clock_gettime(id, &raw mut time) };
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+/// A moment as `(year, month, day, hour, minute, second)` in UTC.
+pub fn utc(seconds: i64) -> [i32; 6] {
+    let mut tm = std::mem::MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: reads one number, writes one structure; both outlive the call.
+    unsafe { libc::gmtime_r(&raw const seconds, tm.as_mut_ptr()) };
+    // SAFETY: zeroes are a valid tm, should the year have been out of its range.
+    let tm = unsafe { tm.assume_init() };
+    [tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec]
+}
+
+/// Makes the orphans below this process its own (prctl(2), PR_SET_CHILD_SUBREAPER), in a session
+/// and a directory that keep nobody from anything.
+pub fn stay_behind() {
+    // SAFETY: takes numbers.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+    // SAFETY: takes nothing.
+    unsafe { libc::setsid() };
+    // SAFETY: a C string.
+    unsafe { libc::chdir(c"/".as_ptr()) };
+}
+
+/// The signals that wake the monitor, held back and readable as a file.
+///
+/// # Errors
+/// errno, EMFILE above all.
+pub fn signal_file(signals: &[i32]) -> Result<OwnedFd, i32> {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set outlives the call.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    for signal in signals {
+        // SAFETY: the set was made by sigemptyset.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), *signal) };
+    }
+    // SAFETY: reads the set; no old one is asked for.
+    unsafe { libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), ptr::null_mut()) };
+    // SAFETY: reads the set.
+    own(unsafe { libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })
+}
+
+/// Reads the number of one signal.
+pub fn read_signal(file: &OwnedFd) -> Option<u32> {
+    let mut info = std::mem::MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+    let size = size_of::<libc::signalfd_siginfo>();
+    // SAFETY: writes at most the structure's size into it.
+    let got = unsafe { libc::read(file.as_raw_fd(), info.as_mut_ptr().cast(), size) };
+    // SAFETY: plain numbers, for which zeroes are valid.
+    let info = unsafe { info.assume_init() };
+    (usize::try_from(got) == Ok(size)).then_some(info.ssi_signo)
+}
+
+fn own(fd: RawFd) -> Result<OwnedFd, i32> {
+    if fd < 0 {
+        return Err(errno());
+    }
+    // SAFETY: a new fd, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A pipe whose reader does not wait: (reader, writer).
+///
+/// # Errors
+/// errno.
+pub fn pipe() -> Result<(OwnedFd, OwnedFd), i32> {
+    let mut fds = [-1; 2];
+    // SAFETY: writes two numbers.
+    if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } < 0 {
+        return Err(errno());
+    }
+    let (reader, writer) = (own(fds[0])?, own(fds[1])?);
+    // SAFETY: takes numbers.
+    unsafe { libc::fcntl(reader.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+    Ok((reader, writer))
+}
+
+/// read(2); `None` when there is nothing now, 0 at the end.
+pub fn read(fd: RawFd, buffer: &mut [u8]) -> Option<usize> {
+    // SAFETY: writes at most the buffer's length into it.
+    let got = unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) };
+    usize::try_from(got).ok()
+}
+
+/// write(2) of all; whether all went.
+pub fn write_all(fd: RawFd, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        // SAFETY: reads at most the slice's length from it.
+        let put = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+        match usize::try_from(put) {
+            Ok(0) => return false,
+            Ok(put) => bytes = &bytes[put..],
+            Err(_) if errno() == libc::EINTR => {}
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Opens a file to append to, close-on-exec; private to its owner when it is new.
+///
+/// # Errors
+/// errno.
+pub fn open_log(path: &CStr) -> Result<OwnedFd, i32> {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_CLOEXEC;
+    // SAFETY: a C string and numbers.
+    own(unsafe { libc::open(path.as_ptr(), flags, 0o640) })
+}
+
+/// Opens the file that swallows everything.
+///
+/// # Errors
+/// errno.
+pub fn null() -> Result<OwnedFd, i32> {
+    // SAFETY: a C string and numbers.
+    own(unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) })
+}
+
+/// A file's size, 0 when it cannot be told.
+pub fn size(file: &OwnedFd) -> u64 {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: writes one structure that outlives the call.
+    unsafe { libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()) };
+    // SAFETY: plain numbers, for which zeroes are valid.
+    unsafe { stat.assume_init() }.st_size.try_into().unwrap_or(0)
+}
+
+/// rename(2), and nothing more to say when it fails.
+pub fn rename(from: &CStr, to: &CStr) {
+    // SAFETY: two C strings.
+    unsafe { libc::rename(from.as_ptr(), to.as_ptr()) };
+}
+
+/// unlink(2), likewise.
+pub fn unlink(path: &CStr) {
+    // SAFETY: a C string.
+    unsafe { libc::unlink(path.as_ptr()) };
+}
+
+/// Puts a file in the place of another fd: dup2(2).
+pub fn replace(file: &OwnedFd, target: RawFd) {
+    // SAFETY: takes numbers.
+    unsafe { libc::dup2(file.as_raw_fd(), target) };
+}
+
+/// Starts a program with these as its stdin, stdout and stderr (-1 for the caller's own); its pid.
+///
+/// # Errors
+/// errno.
+pub fn spawn(words: &[CString], stdio: [RawFd; 3]) -> Result<i32, i32> {
+    let mut argv: Vec<*const libc::c_char> = words.iter().map(|word| word.as_ptr()).collect();
+    argv.push(ptr::null());
+    // SAFETY: this process has one thread, so that its child may go on as it likes.
+    match unsafe { libc::fork() } {
+        -1 => Err(errno()),
+        0 => {
+            let mut none = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+            // SAFETY: the set outlives the call.
+            unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+            // SAFETY: reads the set, which sigemptyset made.
+            unsafe { libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) };
+            for (target, source) in (0..).zip(stdio).filter(|(_, source)| *source >= 0) {
+                // SAFETY: takes numbers.
+                unsafe { libc::dup2(source, target) };
+            }
+            // SAFETY: a null-terminated array of C strings, all of which outlive the call.
+            unsafe { libc::execvp(argv[0], argv.as_ptr()) };
+            // SAFETY: ends this process, which is the child.
+            unsafe { libc::_exit(127) }
+        }
+        pid => Ok(pid),
+    }
+}
+
+/// Waits for any child that has ended: its pid and wait status. `None` when there is none now.
+pub fn reap() -> Option<(i32, i32)> {
+    let mut status = 0;
+    // SAFETY: writes one number.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    (pid > 0).then_some((pid, status))
+}
+
+/// A wait status as a shell's exit code: 128 + N for signal N.
+pub fn exit_code(status: i32) -> i32 {
+    if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
+}
+
+/// Waits until one of the fds can be read, or for so many milliseconds (-1: for ever); which can.
+pub fn poll<const N: usize>(fds: [RawFd; N], timeout: i32) -> [bool; N] {
+    let mut set = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    // SAFETY: as many structures as are said, which outlive the call.
+    let ready = unsafe { libc::poll(set.as_mut_ptr(), N as libc::nfds_t, timeout) };
+    set.map(|one| ready > 0 && one.revents != 0)
+}
