@@ -113,7 +113,7 @@ fn log(args: &Args, driver: &str) -> Result<Log> {
                 log.most_files = count.parse().ok().filter(|count| *count > 0).ok_or_else(wrong)?;
             }
             ("path", path) if !path.is_empty() => {
-                log.path = std::path::absolute(path).map_err(|_| wrong())?
+                log.path = std::path::absolute(path).map_err(|_| wrong())?;
             }
             _ => return Err(wrong()),
         }
