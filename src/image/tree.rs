@@ -57,16 +57,15 @@ fn copy_at(from: &Found, to: BorrowedFd<'_>, name: &CStr, owner: Owner, depth: u
         FileType::Directory => {
             let made = directory(to, name)?;
             copy_content(from, made.as_fd(), owner, depth)?;
-            finish(&made, &Wanted::of(from), owner).doing_on(doing, at)
+            finish(&made, &Wanted::of(from), owner).doing_on(doing, at)?;
+            set_xattrs(made.as_fd(), &from.xattrs()?, owner)
         }
         FileType::RegularFile => {
             let source = File::from(from.open(OFlags::RDONLY).doing_on(doing, at)?);
             let made = new_file(to, name)?;
             write_all(source, &made).doing_on(doing, at)?;
-            if owner == Owner::Kept {
-                set_xattrs(made.as_fd(), &from.xattrs()?)?;
-            }
-            finish(&made, &Wanted::of(from), owner).doing_on(doing, at)
+            finish(&made, &Wanted::of(from), owner).doing_on(doing, at)?;
+            set_xattrs(made.as_fd(), &from.xattrs()?, owner)
         }
         FileType::Symlink => {
             let target = rustix::fs::readlinkat(&from.fd, c"", Vec::new()).doing_on(doing, at)?;
@@ -174,10 +173,9 @@ fn extract_one<R: Stream>(
                 made.write_all(piece).doing(doing)?;
                 reader.consume(length);
             }
-            if owner == Owner::Kept {
-                set_xattrs(made.as_fd(), &entry.xattrs)?;
-            }
-            finish(&OwnedFd::from(made), &wanted, owner).doing(doing)
+            let made = OwnedFd::from(made);
+            finish(&made, &wanted, owner).doing(doing)?;
+            set_xattrs(made.as_fd(), &entry.xattrs, owner)
         }
         Kind::Symlink => symlink(parent, &name, &c_name(&entry.link)?, &wanted, owner),
         Kind::HardLink => {
@@ -305,8 +303,9 @@ fn finish(made: &OwnedFd, wanted: &Wanted, owner: Owner) -> nix::Result<()> {
     rustix::fs::futimens(made, &times).map_err(sys::errno)
 }
 
-fn set_xattrs(file: BorrowedFd<'_>, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
-    for (key, value) in xattrs {
+/// The last of all: chown(2) takes a file's capabilities away.
+fn set_xattrs(file: BorrowedFd<'_>, xattrs: &[(Vec<u8>, Vec<u8>)], owner: Owner) -> Result<()> {
+    for (key, value) in xattrs.iter().filter(|_| owner == Owner::Kept) {
         match rustix::fs::fsetxattr(file, c_name(key)?, value, XattrFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
             failed => failed.doing("set an extended attribute")?,
