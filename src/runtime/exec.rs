@@ -137,7 +137,7 @@ fn placement(container: &Container, request: &ExecRequest) -> Result<Placement> 
     let init = container.record.init;
     let found = container.cgroup()?.placement_for_exec(&request.cgroups, init.map(|init| init.pid));
     found.map_err(|error| match init {
-        Some(init) if init.is_alive() => error,
+        Some(init) if init.is_alive().unwrap_or(true) => error,
         _ => Error::new(Class::WrongState, "container not running").on(container.record.id.clone()),
     })
 }
