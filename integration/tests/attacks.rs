@@ -269,9 +269,9 @@ fn a_mount_target_that_is_swapped_for_a_link_meanwhile_stays_inside() {
         for _ in 0..60 {
             let seen = c.run();
             if seen.code == 0 {
-                worked += 1
+                worked += 1;
             } else {
-                refused += 1
+                refused += 1;
             }
             untouched(&outside);
         }
