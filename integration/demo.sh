@@ -1,5 +1,6 @@
 #!/bin/sh
-# Shows a container's whole life. Each command is shown before it runs.
+# Shows an image's way to a container, and a container's whole life. Each command is shown before it
+# runs.
 #
 #   demo.sh [DHOW]
 set -eu
@@ -45,7 +46,55 @@ until_it_is() {
     done
 }
 
-title "1. A bundle: a root file system with busybox in it, and config.json"
+title "1. An image of three layers, as docker save writes it; the last takes a file of the second away"
+layers=$work/layers
+mkdir -p "$layers/1/bin" "$layers/1/etc" "$layers/2/etc" "$layers/3/etc"
+cp "$(command -v busybox)" "$layers/1/bin/busybox"
+"$layers/1/bin/busybox" --list | while read -r applet; do
+    [ "$applet" = busybox ] || ln -s busybox "$layers/1/bin/$applet"
+done
+echo "root:x:0:0:root:/root:/bin/sh" >"$layers/1/etc/passwd"
+echo "hello from the second layer" >"$layers/2/etc/greeting"
+echo "a secret that should not have been here" >"$layers/2/etc/secret"
+: >"$layers/3/etc/.wh.secret"
+echo "hello from the third layer" >"$layers/3/etc/greeting"
+diffs= names=
+for number in 1 2 3; do
+    tar -C "$layers/$number" --sort=name --owner=0 --group=0 --numeric-owner -cf "$layers/$number.tar" .
+    sum=$(sha256sum "$layers/$number.tar")
+    diffs="$diffs${diffs:+,}\"sha256:${sum%% *}\"" names="$names${names:+,}\"$number.tar\""
+done
+cat >"$layers/config.json" <<JSON
+{ "architecture": "$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')", "os": "linux",
+  "config": { "Env": ["PATH=/bin"], "Cmd": ["cat", "/etc/greeting"], "WorkingDir": "/work" },
+  "rootfs": { "type": "layers", "diff_ids": [$diffs] },
+  "history": [ { "created_by": "busybox" }, { "created_by": "a greeting and a secret" },
+               { "created_by": "another greeting, no secret" } ] }
+JSON
+echo "[{\"Config\":\"config.json\",\"RepoTags\":[\"demo:1\"],\"Layers\":[$names]}]" >"$layers/manifest.json"
+tar -C "$layers" -cf "$work/demo.tar" manifest.json config.json 1.tar 2.tar 3.tar
+show tar tf "$work/demo.tar"
+
+title "2. Imported: every digest is checked, and each layer is unpacked once"
+run image import "$work/demo.tar"
+run image ls
+run image history demo:1
+
+title "3. Run: the layers and a writable one on top, with no engine"
+run run --image demo:1
+run run --image demo:1 --memory 64m --hostname box -- sh -c 'echo "$(hostname), $(pwd), $(id -un)"; ls /etc'
+
+title "4. A file is changed: what the container has done to its image"
+run run --keep --image demo:1 "$id" -- sh -c 'echo "hello from a commit" >/etc/greeting; rm /bin/vi; mkdir /new'
+run diff "$id"
+
+title "5. The change becomes an image, and runs"
+run commit -m "another greeting" -c 'ENV FROM=commit' "$id" demo:2
+run delete "$id"
+run image history demo:2
+run run --image demo:2
+
+title "6. A bundle: a root file system with busybox in it, and config.json"
 mkdir -p "$bundle/rootfs/bin"
 cp "$(command -v busybox)" "$bundle/rootfs/bin/busybox"
 "$bundle/rootfs/bin/busybox" --list | while read -r applet; do
@@ -85,43 +134,43 @@ cat >"$bundle/config.json" <<JSON
 JSON
 show ls "$bundle" "$bundle/rootfs/bin/busybox"
 
-title "2. create: namespaces, mounts and limits are made; the command waits"
+title "7. create: namespaces, mounts and limits are made; the command waits"
 printf '%s$ dhow create --bundle %s %s >output%s\n' "$dim" "$bundle" "$id" "$plain"
 "$dhow" --root "$work/state" create --bundle "$bundle" "$id" >"$work/output" 2>&1 </dev/null ||
     { cat "$work/output"; exit 1; }
 run state "$id"
 
-title "3. start: now the command runs"
+title "8. start: now the command runs"
 run start "$id"
 run list
 # What it prints goes into the file that create was given as stdout, as under an engine.
 until [ -s "$work/output" ]; do sleep 0.05; done
 show cat "$work/output"
 
-title "4. exec: another process in the same container"
+title "9. exec: another process in the same container"
 run exec "$id" ps
 run exec --env GREETING=hello --cwd /tmp "$id" sh -c 'echo "$GREETING from $(pwd)"'
 refused exec "$id" touch /nothing-may-be-written-here
 
-title "5. pause and resume: frozen, then going on"
+title "10. pause and resume: frozen, then going on"
 run pause "$id"
 run state "$id"
 run resume "$id"
 
-title "6. a running container is not deleted by mistake"
+title "11. a running container is not deleted by mistake"
 refused delete "$id"
 
-title "7. kill: the command gets SIGTERM, and says bye"
+title "12. kill: the command gets SIGTERM, and says bye"
 run kill "$id" TERM
 until_it_is stopped
 run state "$id"
 show cat "$work/output"
 
-title "8. delete: nothing is left"
+title "13. delete: nothing is left"
 run delete "$id"
 refused state "$id"
 
-title "9. run: all of it in one command, with the payload's exit status"
+title "14. run: all of it in one command, with the payload's exit status"
 sed 's/"args": .*/"args": ["sh", "-c", "echo hello from pid $$; exit 7"],/' "$bundle/config.json" >"$work/config.json"
 mv "$work/config.json" "$bundle/config.json"
 status=0

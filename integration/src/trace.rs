@@ -78,6 +78,7 @@ pub fn run(scene: &Scene, args: &[&str], also: Option<i32>, deed: Option<(Point,
     let (mut stderr, mut command) = (crate::command::scratch(), Command::new(scene.payload_program()));
     command.arg("traced").arg(binary()).args(["--root", scene.state_dir().to_str().unwrap()]).args(args);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr.try_clone().unwrap());
+    #[expect(clippy::zombie_processes, reason = "follow() waits for it, as its tracer")]
     let child = command.spawn().unwrap();
     let root = Pid::from_raw(child.id().cast_signed());
     let mut watch = Watch { root, deed, tracees: HashMap::new(), syscalls: Vec::new(), seen: Vec::new() };

@@ -1,7 +1,7 @@
 //! The attacks on runtimes that are known, performed: each test is the attack of a CVE, and fails
 //! where the defence is missing. What the container may do is not the point; what reaches the host is.
 
-use dhow_integration::{Runner, Scene, machine, skip_unless};
+use dhow_integration::{Runner, Scene, Terminal, machine, skip_unless};
 use serde_json::json;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -232,4 +232,151 @@ fn an_entering_process_shows_no_file_of_the_host() {
     }
     c.kill("KILL").ok();
     assert!(!c.output().contains("SEEN"), "{}", c.output());
+}
+
+/// CVE-2021-30465: while mounts are made, somebody who shares a volume with the container swaps a
+/// directory in it for a symlink that leads out, again and again.
+#[test]
+fn a_mount_target_that_is_swapped_for_a_link_meanwhile_stays_inside() {
+    let scene = Scene::new();
+    let outside = outside(&scene);
+    let volume = scene.dir().join("volume");
+    fs::create_dir_all(volume.join("name")).unwrap();
+    let c = scene.container(|c| {
+        c.bind(&volume, "/vol", &["rbind"]);
+        for n in 0..6 {
+            c.mount(&format!("/vol/name/sub{n}"), "tmpfs", "tmpfs", &["size=4k"]);
+        }
+        c.writable().payload(&["mounts"]);
+    });
+    let swapped = std::sync::atomic::AtomicU64::new(0);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (mut worked, mut refused) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (name, kept, link) = (volume.join("name"), volume.join("kept"), volume.join("link"));
+            // As the container sees it, and as the host does.
+            for target in ["/../../../outside", outside.to_str().unwrap()].iter().cycle() {
+                if done.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                let _ = symlink(target, &link);
+                let _ = fs::rename(&name, &kept).and_then(|()| fs::rename(&link, &name));
+                let _ = fs::remove_file(&name).and_then(|()| fs::rename(&kept, &name));
+                swapped.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        for _ in 0..60 {
+            let seen = c.run();
+            if seen.code == 0 {
+                worked += 1;
+            } else {
+                refused += 1;
+            }
+            untouched(&outside);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let swapped = swapped.into_inner();
+    assert!(swapped > 1000, "the attack itself was too slow: {swapped} swaps");
+    let host = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!host.contains(scene.tag()), "{worked} worked, {refused} were refused: {host}");
+    scene.is_clean();
+}
+
+/// CVE-2025-52881: what is written to procfs goes to a file of the image's instead, and the other way
+/// round, when something else lies on /proc.
+#[test]
+fn kernel_parameters_are_not_written_to_files_of_the_image() {
+    let scene = Scene::new();
+    let bait = scene.dir().join("fake/sys/net/ipv4");
+    fs::create_dir_all(&bait).unwrap();
+    fs::write(bait.join("ip_forward"), "bait").unwrap();
+    let fake = scene.dir().join("fake");
+    let c = scene.container(|c| {
+        c.without_mount("/proc")
+            .bind(&fake, "/proc", &["rbind"])
+            .set("/linux/maskedPaths", json!([]))
+            .set("/linux/readonlyPaths", json!([]))
+            .set("/linux/sysctl", json!({ "net.ipv4.ip_forward": "1" }))
+            .payload(&["cat", "/proc/sys/net/ipv4/ip_forward"]);
+    });
+    let seen = c.run();
+    assert_eq!(fs::read_to_string(bait.join("ip_forward")).unwrap(), "bait", "{seen}");
+    // It goes to a procfs of dhow's own, so the container comes up as it was asked for.
+    seen.ok().says("bait");
+    // A parameter's name that climbs out of /proc/sys.
+    for name in ["net/../../../self/oom_score_adj", "net...self", "kernel.../x"] {
+        let c = scene.container(|c| {
+            c.set("/linux/sysctl", json!({ name: "1" })).payload(&["exit", "0"]);
+        });
+        c.create().fails(&["linux.sysctl"]);
+    }
+    scene.is_clean();
+}
+
+/// CVE-2025-52565: the image has a /dev/pts of its own, whose terminal is a link to something else,
+/// which is then bound, writable, at /dev/console.
+#[test]
+fn a_terminal_that_is_a_link_is_not_bound_as_the_console() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.without_mount("/dev/pts")
+            .without_mount("/dev/shm")
+            .without_mount("/dev/mqueue")
+            .without_mount("/dev");
+        c.writable().set("/process/terminal", true).payload(&["stat", "/dev/console"]);
+    });
+    c.file("/bait", "bait", 0o600);
+    fs::create_dir_all(c.rootfs().join("dev/pts")).unwrap();
+    for n in 0..40 {
+        symlink("/bait", c.rootfs().join(format!("dev/pts/{n}"))).unwrap();
+    }
+    let seen = c.run();
+    assert!(!seen.stdout.contains("file "), "{seen}");
+    assert!(seen.code != 0 || seen.stdout.contains("char"), "{seen}");
+    assert_eq!(fs::read_to_string(c.rootfs().join("bait")).unwrap(), "bait");
+}
+
+/// CVE-2017-5226: a program that has the caller's terminal as its controlling one could type into
+/// it (TIOCSTI). The payload may read and write it, but is in a session without a terminal.
+#[test]
+fn the_callers_terminal_is_not_the_payloads() {
+    let scene = Scene::new();
+    let c = scene.payload(&["cat", "/dev/tty", "--", "pid"]);
+    let (mut terminal, slave) = Terminal::open();
+    let script = format!(
+        "exec setsid --ctty --wait {} --root {} run --bundle {} {} <{tty} >{tty} 2>&1",
+        dhow_integration::command::binary().display(),
+        scene.state_dir().display(),
+        c.bundle().display(),
+        c.id(),
+        tty = slave.display(),
+    );
+    let keep_open = fs::OpenOptions::new().read(true).write(true).open(&slave).unwrap();
+    let running = Runner::new("/bin/sh").args(["-c", &script]).spawn();
+    assert!(terminal.until("cat: ").contains("! cat: "));
+    assert!(terminal.until("\r\n").contains("ENXIO"), "/dev/tty is somebody's");
+    running.wait();
+    drop(keep_open);
+}
+
+/// CVE-2024-25621, CVE-2020-15257: state that others may read, and sockets that they may reach.
+#[test]
+fn state_and_sockets_are_their_owners_alone() {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    let scene = Scene::new();
+    let c = scene.payload(&["exit", "0"]);
+    c.create().ok();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(scene.state_dir()), 0o711);
+    let directory = scene.state_dir().join(c.id());
+    assert_eq!(mode(&directory), 0o700);
+    let sockets = fs::read_dir(&directory).unwrap().filter(|entry| {
+        entry.as_ref().is_ok_and(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
+    });
+    assert_eq!(sockets.count(), 1, "the init waits for start at a socket of the file system");
+    let abstract_ones = fs::read_to_string("/proc/net/unix").unwrap();
+    assert!(!abstract_ones.lines().any(|line| line.contains('@') && line.contains(c.id())));
+    c.delete_force().ok();
 }

@@ -274,3 +274,48 @@ fn the_disabled_cgroup_manager_makes_no_cgroup() {
     assert!(made.is_empty(), "{made:?}");
     scene.is_clean();
 }
+
+/// config-linux.md, "Cgroup ownership": root of a user namespace that sees its cgroups as their
+/// root, writable, manages them.
+#[test]
+fn the_containers_root_owns_a_cgroup_that_it_may_write_to() {
+    let only_v2 = cgroup::hierarchies().iter().all(|h| h.v2);
+    skip_unless!(only_v2, "cgroup v1 cannot be delegated to a user");
+    skip_unless!(machine::has_namespace("user"), "the kernel has no user namespaces");
+    let scene = Scene::new();
+    let container = |options: &[&str], more: &[(&str, &str)]| {
+        scene.container(|c| {
+            c.user_namespace(100_000, 65_536).without_mount("/sys/fs/cgroup");
+            c.mount("/sys/fs/cgroup", "cgroup", "cgroup", options);
+            for (key, value) in more {
+                c.set("/annotations", json!({ *key: value }));
+            }
+            c.payload(&["mkdir", "/sys/fs/cgroup/mine", "--", "cgroup", "--", "sleep", "100"]);
+        })
+    };
+    container(&["rw"], &[]).run_with(&["-d"]).run().ok();
+    let read_only = container(&["ro"], &[]);
+    read_only.up().until_it_says("EROFS");
+    let delegated = container(&["rw"], &[("run.oci.delegate-cgroup", "its/own")]);
+    delegated.up().until_it_says("0::/its/own");
+    let limits = cgroup::hierarchies()[0].mount.join(delegated.cgroup().trim_start_matches('/'));
+    let owner = |path: &std::path::Path| std::os::unix::fs::MetadataExt::uid(&fs::metadata(path).unwrap());
+    assert_eq!(owner(&limits.join("cgroup.procs")), 100_000);
+    assert_eq!(owner(&limits.join("its/own/cgroup.subtree_control")), 100_000);
+    assert_eq!(owner(&limits.join("cgroup.max.depth")), 0, "limits stay the host's");
+    delegated.exec(&["/payload", "exit", "0"]).ok();
+    for c in [&read_only, &delegated] {
+        c.delete_force().ok();
+    }
+}
+
+#[test]
+fn a_cgroup_is_delegated_on_v2_alone() {
+    skip_unless!(cgroup::hierarchies().iter().any(|h| !h.v2), "the machine has cgroup v2 alone");
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.set("/annotations", json!({ "run.oci.delegate-cgroup": "x" })).payload(&["exit", "0"]);
+    });
+    c.create().fails(&["run.oci.delegate-cgroup", "cgroup v2"]);
+    scene.is_clean();
+}

@@ -177,8 +177,7 @@ fn extended_attributes_go_with_the_commit() {
     scene.dhow(["commit", &id(&scene), "made"]).run().ok();
     delete(&scene);
     let image = scene.dhow(["image", "inspect", "made"]).run().ok().json();
-    let layer =
-        PathBuf::from(image["layers"].as_array().unwrap().last().unwrap().as_str().unwrap()).join("fs");
+    let layer = PathBuf::from(image["layers"].as_array().unwrap().last().unwrap().as_str().unwrap());
     let get = |path: &str, key: &str| {
         let mut value = [0_u8; 64];
         let length = rustix::fs::getxattr(layer.join(path), key, &mut value[..]).unwrap();

@@ -4,6 +4,7 @@
 //! A test tries every STRIDE-th point, beginning at one that SEED decides; both come from the
 //! environment (`DHOW_CRASH_STRIDE`, `DHOW_CRASH_SEED`) and are printed. `make test-crash` tries all.
 
+use dhow_integration::image::{self, Layer};
 use dhow_integration::scene::Container;
 use dhow_integration::trace::{Deed, Point, Traced, errors_of, run};
 use dhow_integration::{Config, Outcome, Scene};
@@ -113,6 +114,7 @@ impl Trial<'_> {
     fn left(&self) -> Vec<String> {
         let mut left = self.scene.leaks();
         left.extend(names(self.container.bundle()).difference(&self.files).cloned());
+        left.extend(names(&self.scene.state_dir().join("@images/containers")));
         left
     }
 
@@ -154,7 +156,9 @@ impl Trial<'_> {
             let ps: Vec<&str> = ps.lines().filter(ours).collect();
             return Err(told(format!("delete --force: {deleted} {ps:#?}")));
         }
-        clean.map_err(told)
+        clean.map_err(told)?;
+        let doctor = self.scene.dhow(["doctor"]).run();
+        if doctor.code == 0 && doctor.stdout.is_empty() { Ok(()) } else { Err(format!("doctor: {doctor}")) }
     }
 
     /// `delete --force`, while this process, as the orphans' subreaper, waits for them: the kernel
@@ -219,9 +223,19 @@ fn points_of(all: &[Vec<u64>]) -> Vec<(Point, Deed)> {
 
 /// Tries a command at every STRIDE-th of its points.
 fn try_all(command: &Command, edit: impl Fn(&mut Config), stride: usize) {
+    try_all_with(command, edit, stride, |_| {});
+}
+
+fn seed() -> usize {
+    from_environment("DHOW_CRASH_SEED", std::process::id() as usize)
+}
+
+/// The same, with something done in the scene before.
+fn try_all_with(command: &Command, edit: impl Fn(&mut Config), stride: usize, prepare: impl Fn(&Scene)) {
     let stride = from_environment("DHOW_CRASH_STRIDE", stride);
-    let seed = from_environment("DHOW_CRASH_SEED", std::process::id() as usize);
+    let seed = seed();
     let scene = Scene::new();
+    prepare(&scene);
     let container = scene.container(|c| edit(c.payload(&["sleep", "100"])));
     let mut trial = Trial { scene: &scene, container: &container, command, files: BTreeSet::new() };
     trial.files = names(container.bundle());
@@ -296,6 +310,78 @@ fn create_with_hooks_and_a_user_namespace() {
 fn run_detached() {
     let words = &["run", "--detach", "--bundle", "BUNDLE"];
     try_all(&Command { name: "run", before: Before::Nothing, words, after: &[] }, |_| {}, 60);
+}
+
+#[test]
+fn run_with_a_monitor() {
+    let words = &["run", "--detach", "--bundle", "BUNDLE", "--monitor", "--log-driver", "json-file"];
+    try_all(&Command { name: "run --monitor", before: Before::Nothing, words, after: &[] }, |_| {}, 30);
+}
+
+fn small_image(scene: &Scene) -> std::path::PathBuf {
+    let archive = scene.dir().join("image.tar");
+    let layer = Layer::default().directory("etc").file("etc/passwd", "root:x:0:0::/root:/bin/sh\n");
+    let layer = layer.program("payload", scene.payload_program());
+    image::save(&archive, "test", &[layer], &serde_json::json!({ "Cmd": ["/payload", "sleep", "100"] }));
+    archive
+}
+
+#[test]
+fn create_from_an_image() {
+    let import = |scene: &Scene| {
+        let archive = small_image(scene);
+        scene.dhow(["image", "import", "-q", archive.to_str().unwrap()]).run().ok();
+    };
+    let words = &["create", "--image", "test"];
+    let command = Command { name: "create --image", before: Before::Nothing, words, after: &[] };
+    try_all_with(&command, |_| {}, 70, import);
+}
+
+/// What an import leaves is taken by the next `image gc`, and keeps no import from success.
+#[test]
+fn image_import() {
+    let stride = from_environment("DHOW_CRASH_STRIDE", 60);
+    let scene = Scene::new();
+    let archive = small_image(&scene).display().to_string();
+    let words = ["image", "import", "-q", archive.as_str()];
+    let store = scene.state_dir().join("@images");
+    let clear = || {
+        let _ = scene.dhow(["image", "rm", "test"]).run();
+        scene.dhow(["image", "gc"]).run().ok();
+        names(&store)
+    };
+    run(&scene, &words, None, None);
+    let empty = clear();
+    let plain = run(&scene, &words, None, None);
+    assert_eq!(plain.code, 0, "{}", plain.stderr);
+    assert_eq!(clear(), empty);
+    let points = points_of(&plain.syscalls);
+    let (mut tried, mut wrong) = (0, Vec::new());
+    for (point, deed) in points.iter().skip(seed() % stride).step_by(stride) {
+        tried += 1;
+        let traced = run(&scene, &words, None, Some((*point, *deed)));
+        let silent = traced.code != 0 && traced.stderr.trim().is_empty() && matches!(deed, Deed::Fail(_));
+        let again = scene.dhow(words).run();
+        let verified = scene.dhow(["image", "verify", "test"]).run();
+        let left = clear();
+        let left: Vec<&String> = left.symmetric_difference(&empty).collect();
+        // An allocation that fails ends the program with these words, which is all that it can say.
+        let starved = traced.stderr.contains("memory allocation of");
+        let panicked = traced.stderr.contains("panicked") || (traced.code == 134 && !starved);
+        if silent || panicked || traced.hung || again.code != 0 || verified.code != 0 || !left.is_empty() {
+            println!(
+                "import {point:?} {deed:?}: {} {:?} left {left:?}; {again} {verified}",
+                traced.code, traced.stderr
+            );
+            wrong.push(*point);
+        }
+    }
+    println!(
+        "image import: {tried} of {} points tried (stride {stride}), {} wrong",
+        points.len(),
+        wrong.len()
+    );
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[test]

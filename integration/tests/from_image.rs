@@ -375,6 +375,28 @@ fn labels_of_an_image_reach_nothing() {
     is_gone(&scene);
 }
 
+/// A volume without a source begins with what the image has there, and goes with the container.
+#[test]
+fn volumes_are_the_containers_own() {
+    let scene = Scene::new();
+    let layer = Layer::default().directory("data/sub").file("data/sub/f", "image").symlink("data/l", "/etc");
+    import(&scene, &[layer], &json!({"Cmd": ["sh"], "Env": ["PATH=/bin"], "Volumes": {"/data": {}}}));
+    let script = "cat /data/sub/f; echo x >/data/new; echo y >/own/new; grep -c ' /data \\| /own ' /proc/self/mounts; \
+        touch /data/l/through";
+    run(&scene, &["--keep", "-v", "/own"], &["sh", "-c", script]).run().ok().says("image2");
+    let place = &containers(&scene)[0];
+    assert_eq!(fs::read_to_string(place.join("volumes/0/new")).unwrap(), "x\n");
+    assert_eq!(fs::read_to_string(place.join("volumes/1/new")).unwrap(), "y\n");
+    assert!(!Path::new("/etc/through").exists());
+    scene.dhow(["diff", &id(&scene)]).run().ok().says("C /etc\nA /etc/through");
+    delete(&scene);
+    is_gone(&scene);
+    run(&scene, &["-v", "/"], &["true"]).run().fails(&["--volume", "place"]);
+    import(&scene, &[], &json!({"Cmd": ["sh"], "Volumes": {"/": {}}}));
+    run(&scene, &[], &["true"]).run().fails(&["volume", "place"]);
+    is_gone(&scene);
+}
+
 /// The image has links where dhow puts files and directories: all of it stays in the container.
 #[test]
 fn links_of_an_image_lead_nowhere() {

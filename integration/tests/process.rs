@@ -362,3 +362,47 @@ fn a_deadline_and_a_cpuset_exclude_each_other() {
     c.create().fails(&["process scheduler can't be used together with AllowedCPUs"]);
     scene.is_clean();
 }
+
+/// sd_notify(3): the payload says that it is ready, and the service manager hears it from dhow.
+#[test]
+fn a_payload_tells_the_service_manager_that_it_is_ready() {
+    use std::os::unix::net::UnixDatagram;
+    let scene = Scene::new();
+    let path = scene.dir().join("manager");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let heard = || {
+        let mut buffer = [0; 512];
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let words = ["sleep", "0.3", "--", "sd-notify", "READY=1\\nMAINPID=1\\nSTATUS=up", "--", "sleep", "1"];
+    let scene_path = path.to_str().unwrap();
+    for user in [false, true] {
+        let c = scene.container(|c| {
+            if user {
+                c.user_namespace(100_000, 65_536);
+            }
+            c.payload(&words);
+        });
+        // create and start: start waits until it is ready.
+        let begun = std::time::Instant::now();
+        let create = ["create", "--bundle", c.bundle().to_str().unwrap(), c.id()];
+        scene.dhow(create).env("NOTIFY_SOCKET", scene_path).run().ok();
+        scene.dhow(["start", c.id()]).env("NOTIFY_SOCKET", scene_path).run().ok();
+        assert!(begun.elapsed().as_millis() >= 300, "start came back before it was ready");
+        assert_eq!(heard(), format!("READY=1\nSTATUS=up\nMAINPID={}\n", c.pid()));
+        c.delete_force().ok();
+    }
+    // In the foreground dhow itself is the service's process.
+    let c = scene.payload(&words);
+    let run = ["run", "--bundle", c.bundle().to_str().unwrap(), c.id()];
+    scene.dhow(run).env("NOTIFY_SOCKET", scene_path).run().ok();
+    assert_eq!(heard(), "READY=1\nSTATUS=up\n");
+    // One that never says so does not make start wait for ever.
+    let silent = scene.payload(&["sleep", "0.2"]);
+    let run = ["run", "-d", "--bundle", silent.bundle().to_str().unwrap(), silent.id()];
+    scene.dhow(run).env("NOTIFY_SOCKET", scene_path).run().ok();
+    silent.until("stopped").delete().ok();
+    scene.is_clean();
+}

@@ -5,6 +5,7 @@
 //! has the same manager again in a later command, without looking at anything.
 
 mod controller;
+mod delegate;
 mod device_program;
 mod devices;
 mod dir;

@@ -8,7 +8,7 @@ use crate::runtime::FromImage;
 use std::path::PathBuf;
 
 /// How many options there are.
-pub(super) const COUNT: usize = 26;
+pub(super) const COUNT: usize = 24;
 
 /// They mean something only together with `--image`.
 pub(super) const FLAGS: [Flag; COUNT] = [
@@ -41,8 +41,6 @@ pub(super) const FLAGS: [Flag; COUNT] = [
         .short('p')
         .many(),
     option("cni-conf-dir", "DIR", "where CNI networks are described [default: /etc/cni/net.d]"),
-    switch("rm", "delete the container when it has ended: `run` does so unless it detaches"),
-    switch("init", "taken for compatibility").hidden(),
 ];
 
 /// The id, which `--image` makes up when it is not there.

@@ -18,7 +18,7 @@ pub(super) const COMMAND: Command = Command {
     details: "The exit status is the payload's; 128 + N when signal N ended it. With --image the \
               container is made from an image: its own writable layer goes when it is deleted.",
     positionals: &[from_image::ID, from_image::COMMAND],
-    flags: &from_image::with::<14, { 14 + from_image::COUNT }>([
+    flags: &from_image::with::<15, { 15 + from_image::COUNT }>([
         BUNDLE,
         CONSOLE_SOCKET,
         PID_FILE,
@@ -37,6 +37,7 @@ pub(super) const COMMAND: Command = Command {
             "max-size=N[k|m|g] [10m], max-file=N [3], path=FILE [in the state directory]",
         )
         .many(),
+        switch("rm", "with --detach: delete the container when it has ended; without, that is so anyway"),
         switch("no-subreaper", "taken for compatibility: dhow never becomes one").hidden(),
     ]),
     enters: true,
@@ -58,7 +59,8 @@ fn run(context: &Context, args: &Args) -> Result<i32> {
         None => runtime::run(context, request, options),
     };
     let request = create::request(args)?;
-    let Some(from) = from_image(args)? else { return go(&request) };
+    let Some(mut from) = from_image(args)? else { return go(&request) };
+    from.options.ephemeral = if detach { remove } else { !keep };
     runtime::with_image(context, &from, request, |request| {
         let status = go(request)?;
         if detach && from.id.is_none() && (supervision.is_none() || status == 0) {
@@ -111,7 +113,7 @@ fn log(args: &Args, driver: &str) -> Result<Log> {
                 log.most_files = count.parse().ok().filter(|count| *count > 0).ok_or_else(wrong)?;
             }
             ("path", path) if !path.is_empty() => {
-                log.path = std::path::absolute(path).map_err(|_| wrong())?
+                log.path = std::path::absolute(path).map_err(|_| wrong())?;
             }
             _ => return Err(wrong()),
         }

@@ -1,12 +1,13 @@
 //! Who runs the payload, by the image's own passwd and group.
 
+use super::archive::Found;
 use super::refused;
 use crate::error::{Context as _, Result};
 use crate::rootfs::Overlay;
 use crate::sys::path::Root;
 use nix::errno::Errno;
 use nix::unistd::geteuid;
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -32,7 +33,11 @@ pub(super) fn account(user: &str, overlay: &Overlay) -> Result<Account> {
     let (name, group) = user.split_once(':').map_or((user, None), |(name, group)| (name, Some(group)));
     let name = if name.is_empty() { "0" } else { name };
     let number = name.parse::<u32>().ok();
-    let passwd = table(overlay, "etc/passwd")?;
+    let layers = match geteuid().is_root() {
+        true => Layers::Merged(overlay.view()?),
+        false => Layers::Apart(overlay),
+    };
+    let passwd = table(&layers, "etc/passwd")?;
     let entry = passwd.iter().find(|fields| {
         fields[0] == name || number.is_some() && fields.get(2).and_then(|uid| uid.parse().ok()) == number
     });
@@ -42,7 +47,7 @@ pub(super) fn account(user: &str, overlay: &Overlay) -> Result<Account> {
         .ok_or_else(|| refused(format!("its user {name:?} is not in its passwd")))?;
     let home = entry.and_then(|fields| fields.get(5).cloned()).filter(|home| home.starts_with('/'));
     let home = home.unwrap_or_else(|| "/".into());
-    let all_groups = table(overlay, "etc/group")?;
+    let all_groups = table(&layers, "etc/group")?;
     let gid_of = |fields: &Vec<String>| fields.get(2).and_then(|gid| gid.parse::<u32>().ok());
     if let Some(group) = group {
         let found = || all_groups.iter().find(|fields| fields[0] == group).and_then(gid_of);
@@ -59,32 +64,37 @@ pub(super) fn account(user: &str, overlay: &Overlay) -> Result<Account> {
     Ok(Account { uid, gid, groups, home })
 }
 
-/// The fields of a file of accounts. Nothing in the image can lead the reading out of it, and only
-/// a file is read.
-fn table(overlay: &Overlay, path: &str) -> Result<Vec<Vec<String>>> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let found = match geteuid().is_root() {
-        // As the container will see it: links between layers and what a layer hides are the kernel's
-        // business.
-        true => overlay.view()?.open(Path::new(path), flags).ok(),
-        false => topmost(overlay, Path::new(path), flags)?,
+/// The layers, to be looked at by path.
+enum Layers<'a> {
+    /// As the container will see them: links between layers and what a layer hides are the kernel's
+    /// business.
+    Merged(Root),
+    /// One by one, for a user who cannot mount them.
+    Apart(&'a Overlay),
+}
+
+/// The fields of a file of accounts. Nothing in the image can lead the reading out of it, and nothing
+/// but a file is ever opened.
+fn table(layers: &Layers<'_>, path: &str) -> Result<Vec<Vec<String>>> {
+    let found = match layers {
+        Layers::Merged(root) => root.resolve(Path::new(path)).ok(),
+        Layers::Apart(overlay) => topmost(overlay, Path::new(path))?,
     };
-    let Some(file) = found.map(File::from) else { return Ok(Vec::new()) };
-    if !file.metadata().doing_on("look at", || path)?.is_file() {
-        return Ok(Vec::new());
-    }
+    let found = found.and_then(|fd| Found::of(fd).ok()).filter(|found| found.kind() == FileType::RegularFile);
+    let Some(found) = found else { return Ok(Vec::new()) };
+    let file = File::from(found.open(OFlags::RDONLY).doing_on("open", || path)?);
     let mut text = Vec::new();
     file.take(MOST_ACCOUNTS).read_to_end(&mut text).doing_on("read", || path)?;
     let text = String::from_utf8_lossy(&text);
     Ok(text.lines().map(|line| line.split(':').map(str::to_owned).collect()).collect())
 }
 
-/// The file in the topmost layer that has it, for a user who cannot mount the layers: no symlink is
-/// followed, since it may lead to another layer.
-fn topmost(overlay: &Overlay, path: &Path, flags: OFlags) -> Result<Option<OwnedFd>> {
+/// The file in the topmost layer that has it: no symlink is followed, since it may lead to another
+/// layer.
+fn topmost(overlay: &Overlay, path: &Path) -> Result<Option<OwnedFd>> {
     for layer in &overlay.lower {
         let root = Root::at(layer).doing_on("open a layer", || layer.display().to_string())?;
-        match root.open_without_symlinks(path, flags | OFlags::NOFOLLOW) {
+        match root.resolve_without_symlinks(path) {
             Ok(fd) => return Ok(Some(fd)),
             Err(Errno::ENOENT) => {}
             // A symlink, a whiteout, or a file in its directory's place: what is below is hidden.
@@ -98,6 +108,7 @@ fn topmost(overlay: &Overlay, path: &Path, flags: OFlags) -> Result<Option<Owned
 mod tests {
     use super::*;
     use crate::image::testing::{Scene, Tar};
+    use nix::sys::stat::SFlag;
     use std::path::PathBuf;
 
     const PASSWD: &str = "root:x:0:0::/root:/bin/sh\napp:x:7:8::/home/app:/bin/sh\n";
@@ -129,5 +140,12 @@ mod tests {
         assert_eq!(of("app", &[1, 0]).unwrap().2, Vec::<u32>::new());
         assert_eq!(of("linked", &[2, 1, 0]).unwrap(), (5, 6, vec![], "/l".into()));
         assert!(of("app", &[2, 1, 0]).is_err());
+        // A device is not even opened: doing so can have effects.
+        let device = Overlay { lower: vec![scene.base.join("device")], ..Overlay::default() };
+        std::fs::create_dir_all(device.lower[0].join("etc")).unwrap();
+        let node = device.lower[0].join("etc/passwd");
+        nix::sys::stat::mknod(&node, SFlag::S_IFIFO, nix::sys::stat::Mode::from_bits_retain(0o666), 0)
+            .unwrap();
+        assert!(account("app", &device).is_err());
     }
 }

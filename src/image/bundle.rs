@@ -74,33 +74,44 @@ pub fn bundle(store: &Store, image: &Image, directory: &Path, options: &Options)
 pub(super) fn write(store: &Store, image: &Image, directory: &Path, options: &Options) -> Result<()> {
     let doing = "make the bundle";
     let shown = || directory.display().to_string();
-    let ids = store.layer_ids(&image.config)?;
-    let mut lower: Vec<PathBuf> = ids.iter().rev().map(|id| store.tree(*id)).collect();
-    if lower.is_empty() {
-        // An image without layers; overlayfs wants one.
-        lower.push(directory.join("rootfs"));
-    }
-    let overlay = Overlay {
-        lower,
-        upper: directory.join("upper"),
-        work: directory.join("work"),
-        userxattr: !geteuid().is_root(),
-    };
-    let config = config(image, &overlay, options).map_err(|error| within(&image.name, error))?;
-    for part in ["rootfs", "upper", "work"] {
+    let overlay = Overlay { volatile: options.ephemeral, ..overlay(store, image, directory)? };
+    // Of an image without layers, this is the lowest.
+    std::fs::create_dir(directory.join("rootfs")).doing_on(doing, shown)?;
+    let config = config(image, &overlay, options).map_err(|error| {
+        let _ = std::fs::remove_dir(directory.join("rootfs"));
+        within(&image.name, error)
+    })?;
+    for part in ["upper", "work"] {
         std::fs::create_dir(directory.join(part)).doing_on(doing, shown)?;
     }
     // The merged root looks as the upper directory does.
     like(&overlay.lower[0], &overlay.upper)?;
     let mut keep = vec![image.digest, image.id()];
     keep.extend(image.manifest.layers.iter().map(|layer| layer.digest));
-    keep.extend(ids);
+    keep.extend(store.layer_ids(&image.config)?);
     let origin = Origin { name: image.name.clone(), manifest: image.digest, keep };
     for (name, document) in [(IMAGE, json!(origin)), (Overlay::FILE, json!(overlay)), ("config.json", config)]
     {
         std::fs::write(directory.join(name), format!("{document:#}\n")).doing_on(doing, shown)?;
     }
     Ok(())
+}
+
+/// What the root filesystem of a bundle in this directory is an overlay of.
+pub(super) fn overlay(store: &Store, image: &Image, directory: &Path) -> Result<Overlay> {
+    let ids = store.layer_ids(&image.config)?;
+    let mut lower: Vec<PathBuf> = ids.iter().rev().map(|id| store.tree(*id)).collect();
+    if lower.is_empty() {
+        // overlayfs wants one.
+        lower.push(directory.join("rootfs"));
+    }
+    Ok(Overlay {
+        lower,
+        upper: directory.join("upper"),
+        work: directory.join("work"),
+        userxattr: !geteuid().is_root(),
+        volatile: false,
+    })
 }
 
 fn like(from: &Path, to: &Path) -> Result<()> {
@@ -233,8 +244,8 @@ fn mounts(run: &RunConfig, options: &Options, config: &mut Value) -> Result<()> 
     let is_asked = |place: &str| asked.iter().any(|mount| mount["destination"] == place);
     let mut all = Vec::new();
     for place in run.volumes.iter().flat_map(std::collections::BTreeMap::keys) {
-        let mount = options::scratch(place)
-            .ok_or_else(|| refused(format!("its volume {place:?} is no absolute path")))?;
+        let mount = options::scratch(place, options)
+            .ok_or_else(|| refused(format!("its volume {place:?} is no place for one")))?;
         if !is_asked(place) {
             all.push(mount);
         }

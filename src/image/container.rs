@@ -1,14 +1,17 @@
 //! The directory, in the store, of a container that was made from an image: its bundle and its
 //! writable layer.
 
+use super::archive::Found;
 use super::bundle;
-use super::options::Options;
+use super::options::{self, Options};
 use super::store::{Image, Store};
+use super::tree::{self, Owner};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::sys;
 use nix::errno::Errno;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
-use std::os::fd::OwnedFd;
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, open};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +50,9 @@ pub fn make(store: &Store, image: &Image, id: &str, options: &Options) -> Result
         let hostname = options.hostname.get_or_insert_with(|| id.to_owned()).clone();
         write_etc(&place, &hostname, options.host_network)?;
         options.etc = Some(place.clone());
+        if nix::unistd::geteuid().is_root() {
+            options.own_volumes = make_volumes(store, image, &place, &options)?;
+        }
         bundle::write(store, image, &place, &options)?;
         // A child that is forked later has a copy of every fd: the lock is given up, not just closed.
         flock(&lock, FlockOperation::Unlock).doing(doing)
@@ -56,6 +62,43 @@ pub fn make(store: &Store, image: &Image, id: &str, options: &Options) -> Result
         return Err(error);
     }
     Ok(place)
+}
+
+/// Makes directories for the volumes without a source, each with what the image has in its place.
+fn make_volumes(
+    store: &Store,
+    image: &Image,
+    place: &Path,
+    options: &Options,
+) -> Result<BTreeMap<String, PathBuf>> {
+    let doing = "make the container's volumes";
+    let of_image = image.config.config.iter().flat_map(|run| &run.volumes).flat_map(BTreeMap::keys);
+    let wanted: BTreeSet<&String> = of_image.chain(options::scratch_places(options)).collect();
+    let mut all = BTreeMap::new();
+    if wanted.is_empty() {
+        return Ok(all);
+    }
+    let view = match image.config.rootfs.diff_ids.is_empty() {
+        true => None,
+        false => Some(bundle::overlay(store, image, place)?.view()?),
+    };
+    std::fs::create_dir(place.join("volumes")).doing(doing)?;
+    for (index, destination) in wanted.into_iter().enumerate() {
+        let own = place.join("volumes").join(index.to_string());
+        std::fs::create_dir(&own).doing(doing)?;
+        std::fs::set_permissions(&own, PermissionsExt::from_mode(0o755)).doing(doing)?;
+        let found = view.as_ref().and_then(|view| view.resolve(Path::new(destination)).ok());
+        let found = found.and_then(|fd| Found::of(fd).ok());
+        if let Some(found) = found.filter(|found| found.kind() == FileType::Directory) {
+            let to = open_directory(&own).doing(doing)?;
+            tree::copy_into(&found, to.as_fd(), Owner::Kept)?;
+            std::os::unix::fs::chown(&own, Some(found.stat.st_uid), Some(found.stat.st_gid)).doing(doing)?;
+            let mode = PermissionsExt::from_mode(found.stat.st_mode & 0o7777);
+            std::fs::set_permissions(&own, mode).doing(doing)?;
+        }
+        all.insert(destination.clone(), own);
+    }
+    Ok(all)
 }
 
 fn lock(place: &Path) -> Result<OwnedFd> {
@@ -188,13 +231,13 @@ fn open_up(directory: &OwnedFd, depth: usize) -> Result<()> {
     for entry in rustix::fs::Dir::read_from(directory).doing(doing)? {
         let entry = entry.doing(doing)?;
         let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") || entry.file_type() != rustix::fs::FileType::Directory {
+        if matches!(name.to_bytes(), b"." | b"..") || entry.file_type() != FileType::Directory {
             continue;
         }
         let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let found = rustix::fs::openat(directory, name, path, Mode::empty()).doing(doing)?;
         // chmod(2) takes no O_PATH fd; its name in /proc leads to that very directory.
-        let own = sys::fd::proc_path(std::os::fd::AsFd::as_fd(&found));
+        let own = sys::fd::proc_path(found.as_fd());
         std::fs::set_permissions(&own, PermissionsExt::from_mode(0o700)).doing(doing)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         open_up(

@@ -139,7 +139,7 @@ pub fn pass(
     let (empty_in, empty_out) = channel();
     let Outputs { blob: copy, plain, sink, read } = outputs;
     std::thread::scope(|scope| {
-        let decoder = scope.spawn(move || {
+        let decode_all = move || {
             let mut source = Hashing { from: blob, hasher: Hasher::default(), copy, read };
             let outcome = decode(&mut source, expected, limits, &full_in, &empty_out);
             if let Err(error) = outcome {
@@ -149,7 +149,10 @@ pub fn pass(
             let (compression, plain) = outcome.unwrap_or((Compression::Plain, 0));
             let size = source.hasher.count;
             Some(Passed { blob: source.hasher.finish(), size, plain, compression })
-        });
+        };
+        let decoder = std::thread::Builder::new()
+            .spawn_scoped(scope, decode_all)
+            .doing("start a thread that decodes the layer")?;
         let pieces = Pieces {
             full: full_out,
             empty: empty_in,

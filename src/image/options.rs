@@ -3,6 +3,7 @@
 use crate::error::{Class, Context as _, Error, Result};
 use crate::spec::{annotations, defaults, load};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// How a container differs from what its image says.
@@ -48,8 +49,13 @@ pub struct Options {
     pub security: Vec<String>,
     /// Whether the network is the host's.
     pub host_network: bool,
+    /// Whether the writable layer goes when the payload ends, so that it need not be on the disk.
+    pub ephemeral: bool,
     /// The directory of the container's own /etc/hostname, /etc/hosts and /etc/resolv.conf.
     pub etc: Option<PathBuf>,
+    /// Directories of the container's own for volumes without a source, by their places; the others
+    /// are kept in memory.
+    pub own_volumes: BTreeMap<String, PathBuf>,
 }
 
 /// The error for an option's value.
@@ -140,16 +146,17 @@ fn can_be_given(name: &str) -> bool {
 /// # Errors
 /// For a source or a place that is not absolute, and options that nobody knows.
 pub(super) fn mounts(options: &Options) -> Result<Vec<Value>> {
-    let volumes = options.volumes.iter().map(|text| volume(text));
+    let volumes = options.volumes.iter().map(|text| volume(text, options));
     volumes.chain(options.tmpfs.iter().map(|text| tmpfs(text))).collect()
 }
 
-fn volume(text: &str) -> Result<Value> {
+fn volume(text: &str, options: &Options) -> Result<Value> {
     let refuse = |cause: &str| wrong("volume", text, cause);
     let parts: Vec<&str> = text.split(':').collect();
     let (source, place, words) = match parts[..] {
         [place] => {
-            return scratch(place).ok_or_else(|| refuse("the place in the container must be absolute"));
+            return scratch(place, options)
+                .ok_or_else(|| refuse("the place in the container must be absolute"));
         }
         [source, place] => (source, place, ""),
         [source, place, words] => (source, place, words),
@@ -181,11 +188,23 @@ fn volume(text: &str) -> Result<Value> {
     Ok(json!({"destination": place, "type": "bind", "source": source, "options": mount_options}))
 }
 
-/// A volume without a source: a tmpfs that begins with what the image has there.
-pub(super) fn scratch(place: &str) -> Option<Value> {
-    place.starts_with('/').then(|| {
-        json!({"destination": place, "type": "tmpfs", "source": "tmpfs",
-            "options": ["nosuid", "nodev", "tmpcopyup", "mode=755"]})
+/// The places of volumes without a source that the caller asks for.
+pub(super) fn scratch_places(options: &Options) -> impl Iterator<Item = &String> {
+    options.volumes.iter().filter(|text| text.starts_with('/') && !text.contains(':'))
+}
+
+/// A volume without a source: a directory of the container's own, or a tmpfs; both begin with what
+/// the image has there. `None` for what can be no volume's place.
+pub(super) fn scratch(place: &str, options: &Options) -> Option<Value> {
+    if !place.starts_with('/') || Path::new(place).file_name().is_none() {
+        return None;
+    }
+    Some(match options.own_volumes.get(place) {
+        Some(own) => {
+            json!({"destination": place, "type": "bind", "source": own, "options": ["bind", "rprivate"]})
+        }
+        None => json!({"destination": place, "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "nodev", "tmpcopyup", "mode=755"]}),
     })
 }
 

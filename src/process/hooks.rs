@@ -5,7 +5,8 @@ use crate::seccomp::Program;
 use crate::spec::annotations::{HOOKS_STDERR, HOOKS_STDOUT};
 use crate::spec::{Hook, HookPoint};
 use crate::sys::clone::before_exec;
-use crate::sys::{self, pidfd, signal};
+use crate::sys::signal::{self, Companion};
+use crate::sys::{self, pidfd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
@@ -156,6 +157,11 @@ fn wait(
     deadline: Option<Instant>,
 ) -> nix::Result<(Option<ExitStatus>, Vec<u8>)> {
     let ended = pidfd::open(Pid::from_raw(child.id().cast_signed()))?;
+    // Whoever is asked to end does not wait for a hook, which may hang.
+    let _companion = Companion::instead(ended.as_fd());
+    if signal::asked_to_end().is_some() {
+        return Err(Errno::EINTR);
+    }
     let mut said = Vec::new();
     let mut reading = true;
     loop {
@@ -169,8 +175,7 @@ fn wait(
             [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(output.as_fd(), PollFlags::POLLIN)];
         let watched = if reading { &mut fds[..] } else { &mut fds[..1] };
         match poll(watched, timeout) {
-            // Whoever is asked to end does not wait for a hook, which may hang.
-            Err(Errno::EINTR) if signal::asked_to_end().is_none() => continue,
+            Err(Errno::EINTR) => continue,
             result => result?,
         };
         let has_ended = fds[0].any().unwrap_or(false);

@@ -106,6 +106,15 @@ impl Init<'_> {
         if plan.new_cgroup {
             namespaces::create(CloneFlags::CLONE_NEWCGROUP)?;
         }
+        // After that: what is delegated lies below the root that the container sees.
+        if self.spec.annotations.contains_key(annotations::DELEGATE) {
+            match channel.expect()? {
+                Message::Delegated(procs) => {
+                    rustix::io::write(&procs, b"0").doing("enter the delegated cgroup")?;
+                }
+                other => return Err(out_of_turn(&other)),
+            }
+        }
         // Inside, nobody may trace this process or open its files: they are still the host's
         // (CVE-2016-9962). execve(2) makes it dumpable again.
         prctl::set_dumpable(false).doing("become undumpable")

@@ -15,6 +15,8 @@ pub enum Message {
     /// To the child: the id maps are written and the cgroup is there; these are the `tasks`
     /// files of cgroup v1 to write itself into.
     Proceed(Vec<OwnedFd>),
+    /// To the init: the file by which it enters the cgroup that is delegated to it.
+    Delegated(OwnedFd),
     /// From the process between: the init's pid and its pidfd.
     Init(i32, OwnedFd),
     /// From the init: its network namespace is there; the network devices may come.
@@ -69,6 +71,7 @@ impl Message {
             Message::TreesPlease => 15,
             Message::Tree(..) => 16,
             Message::TreesDone => 17,
+            Message::Delegated(_) => 18,
         }
     }
 
@@ -87,6 +90,7 @@ impl Message {
             Message::Init(_, fd)
             | Message::OwnersPlease(_, fd)
             | Message::Tree(_, fd)
+            | Message::Delegated(fd)
             | Message::Console(fd)
             | Message::Listener(fd) => vec![fd.as_fd()],
             _ => Vec::new(),
@@ -113,6 +117,7 @@ impl Message {
             15 => Message::TreesPlease,
             16 => Message::Tree(u32::from_le_bytes(body.try_into().ok()?), one(fds)?),
             17 => Message::TreesDone,
+            18 => Message::Delegated(one(fds)?),
             _ => return None,
         })
     }

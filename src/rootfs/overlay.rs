@@ -21,6 +21,10 @@ pub struct Overlay {
     /// Whether overlayfs's own marks are `user.overlay.*`: those of a user without rights.
     #[serde(default)]
     pub userxattr: bool,
+    /// Whether what is written need never reach the disk: then the end of the container does not wait
+    /// for it, as overlayfs otherwise does for the whole filesystem of the writable layer.
+    #[serde(default)]
+    pub volatile: bool,
 }
 
 impl Overlay {
@@ -51,6 +55,19 @@ impl Overlay {
     /// overlayfs's, in the kernel's own words.
     pub fn mount(&self) -> Result<OwnedFd> {
         self.assemble(&[("upperdir", &self.upper), ("workdir", &self.work)])
+    }
+
+    /// The same once more, after a container has ended: what is not on the disk yet is still in
+    /// memory, unless the host has been booted since.
+    ///
+    /// # Errors
+    /// As for [`Overlay::mount`]; EINVAL for a volatile layer of another boot.
+    pub fn mount_again(&self, same_boot: bool) -> Result<OwnedFd> {
+        if self.volatile && same_boot {
+            // overlayfs's mark that forbids it.
+            let _ = std::fs::remove_dir(self.work.join("work/incompat/volatile"));
+        }
+        self.mount()
     }
 
     /// The layers alone, to be read.
@@ -84,6 +101,9 @@ impl Overlay {
             // The writable layer is to be read by itself later: whole files, each where it belongs.
             filesystem.set("redirect_dir", "off").doing(doing)?;
             filesystem.set("metacopy", "off").doing(doing)?;
+        }
+        if self.volatile && !writable.is_empty() {
+            filesystem.set_flag("volatile").doing(doing)?;
         }
         let layers = self.lower.iter().map(|path| ("lowerdir+", path));
         for (key, path) in layers.chain(writable.iter().copied()) {

@@ -55,6 +55,25 @@ pub struct Step {
 }
 
 impl Step {
+    /// A directory of dhow's own that the container may look into. `field` is what asked for it.
+    pub fn read_only_bind(field: &str, source: &Path, target: &Path) -> Step {
+        let set = Attributes::MOUNT_ATTR_RDONLY
+            | Attributes::MOUNT_ATTR_NOSUID
+            | Attributes::MOUNT_ATTR_NODEV
+            | Attributes::MOUNT_ATTR_NOEXEC;
+        Step {
+            field: field.to_owned(),
+            target: target.to_owned(),
+            source: Source::Bind { source: source.to_owned(), recursive: false },
+            change: Change { set, ..Change::none() },
+            recursive: Change::none(),
+            propagation: Vec::new(),
+            copy_up: false,
+            idmap: None,
+            symlinks: Symlinks::default(),
+        }
+    }
+
     /// procfs and sysfs must not be redirected by the image: their place is taken only when no
     /// symlink leads there.
     pub fn needs_real_directory(&self) -> bool {

@@ -71,7 +71,7 @@ impl Opened {
             return Err(Error::new(Class::WrongState, "copy").on(id).because("it has just been started"));
         }
         let root = match Overlay::load(&container.record.bundle)? {
-            Some(overlay) => Root::from(overlay.mount()?),
+            Some(overlay) => Root::from(overlay.mount_again(container.record.boot == boot_id()?)?),
             None => Root::at(&container.record.rootfs)
                 .doing_on("open the rootfs", || container.record.rootfs.display().to_string())?,
         };

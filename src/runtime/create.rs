@@ -6,7 +6,7 @@
 
 use super::cni::Network;
 use super::container::{self, Container, Context};
-use super::{filter, sockets, trees, undo};
+use super::{filter, notify_socket, sockets, trees, undo};
 use crate::cgroups::{CgroupMount, Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -19,7 +19,7 @@ use crate::rootfs::{CgroupView, Hierarchy, Overlay, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::load::Loaded;
 use crate::spec::{
-    self, HookPoint, Hooks, Inherited, NamespaceKind, Process, Resources, Spec, State, annotations,
+    self, HookPoint, Hooks, Inherited, Mount, NamespaceKind, Process, Resources, Spec, State, annotations,
 };
 use crate::state::{Init, Locked, Phase, Record, Status, Supervision, Undo};
 use crate::sys::clone::Child;
@@ -168,6 +168,10 @@ impl Planned {
         if config.spec.annotations.contains_key(Overlay::ANNOTATION) {
             rootfs.overlay = Overlay::load(&bundle)?;
         }
+        if notify_socket::is_wanted() {
+            rootfs.steps.push(notify_socket::mount(&context.store.directory(&request.id)));
+            notify_socket::announce(&mut process);
+        }
         rootfs_is_there(&rootfs.rootfs)?;
         let namespaces = namespaces::Plan::new(&config.spec.linux);
         let joins = namespaces.open()?;
@@ -218,6 +222,19 @@ impl Planned {
         Ok(journal)
     }
 
+    /// Whose the cgroup is to be: that of the container's root, when it sees its cgroups as their
+    /// root and may write to them (config-linux.md, "Cgroup ownership").
+    fn cgroup_owner(&self) -> Option<u32> {
+        let linux = &self.spec().linux;
+        let is_writable = |mount: &Mount| {
+            matches!(mount.kind.as_str(), "cgroup" | "cgroup2")
+                && !mount.options.iter().any(|word| word == "ro")
+        };
+        let may_manage = self.namespaces.new_cgroup && self.spec().mounts.iter().any(is_writable);
+        let root = linux.uid_mappings.iter().find(|map| map.container_id == 0);
+        root.filter(|_| may_manage && linux.has(NamespaceKind::User)).map(|map| map.host_id)
+    }
+
     fn bundle(&self) -> &str {
         self.bundle.to_str().unwrap_or_default()
     }
@@ -261,6 +278,9 @@ impl Planned {
         let recorded = Recorded { locked: Some(locked), before, record, cgroup };
         recorded.locked()?.write(&recorded.record)?;
         recorded.locked()?.write_file(CONFIG, &self.config.text)?;
+        if notify_socket::is_wanted() {
+            notify_socket::make_directory(recorded.locked()?)?;
+        }
         if let Some(filter) = &self.filter {
             recorded.locked()?.write_file(FILTER, &filter.to_bytes())?;
         }
@@ -473,7 +493,14 @@ impl Spawned {
         self.adopt(planned)?;
         self.connect(request)?;
         let (recorded, child, channel) = self.parts()?;
+        let owner = planned.cgroup_owner();
+        if let Some(owner) = owner {
+            recorded.cgroup.hand_to(owner)?;
+        }
         container::let_proceed(channel, placement)?;
+        if let Some(name) = planned.spec().annotations.get(annotations::DELEGATE) {
+            channel.send(&Message::Delegated(recorded.cgroup.delegate(name, owner)?))?;
+        }
         let mut console = None;
         loop {
             match channel.expect()? {

@@ -36,8 +36,11 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
     };
     let record = match locked.read() {
         Ok(Some(record)) => record,
-        // A create that was killed before it wrote anything made nothing else either.
-        Ok(None) => return locked.remove(),
+        // A create that was killed before it wrote anything has made a bundle of its image at most.
+        Ok(None) => {
+            crate::image::container::remove_left(&context.images, id)?;
+            return locked.remove();
+        }
         Err(error) if force && error.class == Class::Corrupt => {
             log::warn(&format!("{error}; removing it, and what it may have named is left"));
             return locked.remove();

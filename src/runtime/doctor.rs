@@ -185,8 +185,19 @@ impl Doctor<'_> {
         Ok(())
     }
 
-    /// Writable layers whose bundle is gone. What is in them is the user's: they are only told of.
+    /// Writable layers whose bundle or container is gone. What is in them is the user's: they are only
+    /// told of.
     fn overlays(&mut self) {
+        let containers = std::fs::read_dir(self.context.images.join("containers"));
+        for directory in containers.into_iter().flatten().flatten() {
+            let id = directory.file_name();
+            if self.context.store.root().join(&id).exists() {
+                continue;
+            }
+            let why = "no container of its name is there; it may be wanted after a reboot".into();
+            let hint = format!("`dhow delete {}` removes it", id.display());
+            self.tell("overlay", directory.path().display().to_string(), why, &hint);
+        }
         let notes = std::fs::read_dir(self.context.images.join("bundles"));
         for note in notes.into_iter().flatten().flatten() {
             let text = std::fs::read(note.path()).unwrap_or_default();

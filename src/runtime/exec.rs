@@ -83,8 +83,7 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
     let watcher = request.pidfd_socket.as_deref().map(connect_pidfd_socket).transpose()?;
     let init = open_init(&container)?;
     let filter = filter::stored(context, id)?;
-    let placement =
-        container.cgroup()?.placement_for_exec(&request.cgroups, container.record.init.map(|i| i.pid))?;
+    let placement = placement(&container, request)?;
     let signals = if request.detach { None } else { Some(Signals::hold()?) };
     let (initial_cpus, final_cpus) =
         process.exec_cpu_affinity.as_ref().map(spec::ExecCpuAffinity::masks).transpose()?.unwrap_or_default();
@@ -130,6 +129,17 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
         Some(signals) => stay(&spawned.child, &signals, kept),
         None => Ok(0),
     }
+}
+
+/// The way into the container's cgroup. One that is not there any more belongs to a container that
+/// has just been deleted.
+fn placement(container: &Container, request: &ExecRequest) -> Result<Placement> {
+    let init = container.record.init;
+    let found = container.cgroup()?.placement_for_exec(&request.cgroups, init.map(|init| init.pid));
+    found.map_err(|error| match init {
+        Some(init) if init.is_alive().unwrap_or(true) => error,
+        _ => Error::new(Class::WrongState, "container not running").on(container.record.id.clone()),
+    })
 }
 
 /// The process to run: as a file tells, or the container's own, changed.

@@ -18,6 +18,7 @@ mod inspect;
 mod kill;
 mod list;
 mod logs;
+mod notify_socket;
 mod pause;
 mod ps;
 mod run;

@@ -4,6 +4,7 @@ use super::container::{Container, Context, out_of_memory};
 use super::create::{Created, Request, StartedBy, create, go_on};
 use super::delete::{delete, remove};
 use super::foreground::{Signals, stay};
+use super::notify_socket::Relay;
 use super::supervise::exited;
 use super::{kill, start};
 use crate::error::{Class, Context as _, Error, Result};
@@ -46,8 +47,11 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     let signals = if options.detach { None } else { Some(Signals::hold()?) };
     let Created { locked, record, child, channel, console } = created;
     let container = Container { record: record.clone(), status: Status::Created };
-    let started = channel
-        .send(&Message::Start)
+    let relay = Relay::open(&locked);
+    let started = relay
+        .as_ref()
+        .map_err(Clone::clone)
+        .and_then(|_| channel.send(&Message::Start))
         .and_then(|()| start::confirm(&channel))
         .and_then(|()| start::mark_started(&locked, container, Some(&child.pidfd)))
         .and_then(|()| go_on());
@@ -61,6 +65,9 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     }
     let Some(signals) = signals else {
         drop((locked, channel, console));
+        if let Ok(Some(relay)) = relay {
+            relay.until_ready(child.pidfd.as_fd(), child.pid.as_raw())?;
+        }
         if options.remove {
             delete_when_ended(context, &request.id, &child)?;
         }
@@ -68,6 +75,9 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     };
     // Others may pause, exec into or kill the container while it runs.
     drop(locked);
+    if let Ok(Some(relay)) = relay {
+        relay.in_background(&child)?;
+    }
     let status = stay(&child, &signals, console)?;
     if status == KILLED {
         // Told before the cgroup that knows it is gone.

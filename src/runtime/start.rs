@@ -3,6 +3,7 @@
 use super::container::{Container, Context};
 use super::create::START_SOCKET;
 use super::filter;
+use super::notify_socket::Relay;
 use crate::error::{Class, Error, Result};
 use crate::process::hooks;
 use crate::process::protocol::{Channel, Message, out_of_turn};
@@ -23,10 +24,18 @@ pub fn start(context: &Context, id: &str) -> Result<()> {
     container.allow(Operation::Start)?;
     // Should somebody reap the init at once, this still knows how it ended.
     let process = container.record.init.and_then(|init| pidfd::open(Pid::from_raw(init.pid)).ok());
+    let relay = Relay::open(&locked)?;
     let init = call_init(&locked)?;
     init.send(&Message::Start)?;
     confirm(&init)?;
-    mark_started(&locked, container, process.as_ref())
+    let pid = container.record.init.map_or(0, |init| init.pid);
+    mark_started(&locked, container, process.as_ref())?;
+    // Others may look at the container meanwhile: that may take as long as the payload likes.
+    drop(locked);
+    match (relay, process) {
+        (Some(relay), Some(process)) => relay.until_ready(process.as_fd(), pid),
+        _ => Ok(()),
+    }
 }
 
 /// Reaches the init where it waits.

@@ -13,6 +13,8 @@ pub const HOOKS_STDOUT: &str = "run.oci.hooks.stdout";
 pub const HOOKS_STDERR: &str = "run.oci.hooks.stderr";
 /// The cgroup inside systemd's unit that is the container's.
 pub const SUBGROUP: &str = "run.oci.systemd.subgroup";
+/// The cgroup inside the container's that is all its own, on cgroup v2.
+pub const DELEGATE: &str = "run.oci.delegate-cgroup";
 /// The unix socket to which a pidfd of the init is sent.
 pub const PIDFD_RECEIVER: &str = "run.oci.pidfd_receiver";
 

@@ -308,7 +308,12 @@ impl Locked {
         for entry in entries {
             let name = entry.doing_on("read the state directory", subject)?.file_name();
             if name != RECORD {
-                unlink(self.as_fd(), &name).doing_on("remove from the state directory", subject)?;
+                match unlink(self.as_fd(), &name) {
+                    // NOTIFY_SOCKET has one; what lies in it is not followed.
+                    Err(Errno::EISDIR) => std::fs::remove_dir_all(self.path.join(&name))
+                        .doing_on("remove from the state directory", subject)?,
+                    removed => removed.doing_on("remove from the state directory", subject)?,
+                }
             }
         }
         unlink(self.as_fd(), RECORD.as_ref()).doing_on("remove the state record", subject)?;

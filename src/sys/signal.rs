@@ -48,6 +48,25 @@ pub fn set_companion(pidfd: Option<BorrowedFd<'_>>) {
     COMPANION.store(pidfd.map_or(-1, |fd| fd.as_raw_fd()), Ordering::SeqCst);
 }
 
+/// A companion for a while: the one before comes back in its place.
+#[derive(Debug)]
+pub struct Companion {
+    before: i32,
+}
+
+impl Companion {
+    /// Names the process that is to end in place of the one before.
+    pub fn instead(pidfd: BorrowedFd<'_>) -> Companion {
+        Companion { before: COMPANION.swap(pidfd.as_raw_fd(), Ordering::SeqCst) }
+    }
+}
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        COMPANION.store(self.before, Ordering::SeqCst);
+    }
+}
+
 /// The signal that has asked this process to end.
 pub fn asked_to_end() -> Option<i32> {
     Some(ASKED.load(Ordering::SeqCst)).filter(|signal| *signal != 0)

@@ -327,6 +327,11 @@ fn act(verb: &str, args: &[String]) -> Verb {
             None::<&str>,
         )?,
         "chroot" => nix::unistd::chroot(arg(args, 0)?)?,
+        "sd-notify" => {
+            let socket = std::os::unix::net::UnixDatagram::unbound()?;
+            let path = std::env::var("NOTIFY_SOCKET").map_err(io::Error::other)?;
+            socket.send_to(arg(args, 0)?.replace("\\n", "\n").as_bytes(), path)?;
+        }
         "fallocate" => {
             let file = fs::File::create(arg(args, 0)?)?;
             let length = number::<u64>(args, 1)? << 20;

@@ -7,8 +7,10 @@ use std::ptr;
 
 /// The errno of the last call.
 pub fn errno() -> i32 {
-    // SAFETY: the C library answers a valid pointer to this thread's errno.
-    unsafe { *libc::__errno_location() }
+    // SAFETY: takes nothing, answers a pointer.
+    let place = unsafe { libc::__errno_location() };
+    // SAFETY: the pointer is to this thread's errno.
+    unsafe { *place }
 }
 
 /// Nanoseconds since 1970.
@@ -47,6 +49,13 @@ pub fn stay_behind() {
     unsafe { libc::setsid() };
     // SAFETY: a C string.
     unsafe { libc::chdir(c"/".as_ptr()) };
+}
+
+/// Makes this process end with its parent, or takes that back (prctl(2), PR_SET_PDEATHSIG).
+pub fn end_with_parent(ends: bool) {
+    let signal = if ends { libc::SIGKILL } else { 0 };
+    // SAFETY: takes numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) };
 }
 
 /// The signals that wake the monitor, held back and readable as a file.
@@ -170,17 +179,19 @@ pub fn replace(file: &OwnedFd, target: RawFd) {
     unsafe { libc::dup2(file.as_raw_fd(), target) };
 }
 
-/// Starts a program with these as its stdin, stdout and stderr (-1 for the caller's own); its pid.
+/// Starts a program with these as its stdin, stdout and stderr (-1 for the caller's own), which ends
+/// with this process if it is `bound` to it; its pid.
 ///
 /// # Errors
 /// errno.
-pub fn spawn(words: &[CString], stdio: [RawFd; 3]) -> Result<i32, i32> {
+pub fn spawn(words: &[CString], stdio: [RawFd; 3], bound: bool) -> Result<i32, i32> {
     let mut argv: Vec<*const libc::c_char> = words.iter().map(|word| word.as_ptr()).collect();
     argv.push(ptr::null());
     // SAFETY: this process has one thread, so that its child may go on as it likes.
     match unsafe { libc::fork() } {
         -1 => Err(errno()),
         0 => {
+            end_with_parent(bound);
             let mut none = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
             // SAFETY: the set outlives the call.
             unsafe { libc::sigemptyset(none.as_mut_ptr()) };

@@ -28,8 +28,12 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     let count = usize::try_from(argc).unwrap_or(0);
     let word = |index: usize| {
-        // SAFETY: argv has argc C strings, which live as long as the process.
-        unsafe { CStr::from_ptr(*argv.add(index)) }.to_owned()
+        // SAFETY: argv has argc entries.
+        let place = unsafe { argv.add(index) };
+        // SAFETY: the entry is there.
+        let text = unsafe { *place };
+        // SAFETY: it is a C string, which lives as long as the process.
+        unsafe { CStr::from_ptr(text) }.to_owned()
     };
     let words: Vec<CString> = (1..count).map(word).collect();
     match Monitor::new(&words) {
@@ -79,6 +83,8 @@ struct Monitor {
     ended: Vec<(i32, i32)>,
     /// What has come while nobody looked.
     woken: bool,
+    /// Whether the caller has been let go.
+    is_alone: bool,
     told_to_end: bool,
 }
 
@@ -127,12 +133,15 @@ impl Monitor {
             null: sys::null().ok()?,
             ended: Vec::new(),
             woken: false,
+            is_alone: false,
             told_to_end: false,
         })
     }
 
     /// The whole story.
     fn stay(&mut self) -> i32 {
+        // A caller that is killed now wants no container.
+        sys::end_with_parent(true);
         sys::stay_behind();
         let first = std::mem::take(&mut self.first);
         let created = self.command(&first, true);
@@ -177,6 +186,8 @@ impl Monitor {
 
     /// From here on the caller is gone.
     fn let_go(&mut self) {
+        sys::end_with_parent(false);
+        self.is_alone = true;
         sys::write_all(1, b"ok\n");
         for fd in [0, 1] {
             sys::replace(&self.null, fd);
@@ -199,7 +210,7 @@ impl Monitor {
 
     fn run(&mut self, words: &[CString], stdio: [RawFd; 3]) -> i32 {
         let all: Vec<CString> = self.dhow.iter().chain(words).cloned().collect();
-        let Ok(pid) = sys::spawn(&all, stdio) else { return 127 };
+        let Ok(pid) = sys::spawn(&all, stdio, !self.is_alone) else { return 127 };
         loop {
             if let Some(at) = self.ended.iter().position(|(ended, _)| *ended == pid) {
                 return sys::exit_code(self.ended.swap_remove(at).1);
