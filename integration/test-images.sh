@@ -36,9 +36,9 @@ inside() { chroot "$sid" "$@"; }
 describe() {
     # Comments have the date; a directory's size is on its own line.
     inside mtree -c -p "/mnt/$1" -k type,uid,gid,mode,link,size,time,sha256 >"$work/$2.raw"
-    sed '/^ *#/d; /type=dir/s/ size=[0-9]*//; /^\/set/d' "$work/$2.raw" >"$work/$2.mtree"
+    sed '/^ *#/d; /type=dir/s/ size=[0-9]*//' "$work/$2.raw" >"$work/$2.mtree"
     # Which names are one file.
-    (cd "$work/$1" && find . ! -type d -links +1 -printf '%i %p\n') | sort -k 2 |
+    (cd "$sid/mnt/$1" && find . ! -type d -links +1 -printf '%i %p\n') | sort -k 2 |
         awk '{ inode = $1; $1 = ""; if (!(inode in first)) first[inode] = $0; print first[inode], "=", $0 }' \
             >"$work/$2.links"
     inside sh -c 'cd "/mnt/$1" && getfattr -R -h -d -m - -e hex --absolute-names . 2>/dev/null |
@@ -61,7 +61,7 @@ step "dhow, layers as directories, and umoci"
 "$dhow" --root "$work/dir" image import --name debian "$image/gzip"
 inside umoci unpack --image /media/gzip:latest /mnt/umoci
 mkdir "$work/merged"
-mount -t overlay overlay -o "lowerdir=$(lowers dir | tac | paste -s -d :)" "$work/merged"
+mount -t overlay overlay -o "lowerdir=$(lowers dir | tac | paste -s -d :)" "$sid/mnt/merged"
 describe merged dhow
 describe umoci/rootfs umoci
 same umoci dhow 40000
