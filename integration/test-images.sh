@@ -17,14 +17,17 @@ if [ -z "${DHOW_INSIDE-}" ]; then
     work=$(mktemp -d /var/tmp/dhow-test-images.XXXXXX)
     status=0
     DHOW_INSIDE=$work unshare --mount --propagation private "$0" || status=$?
-    rm -rf --one-file-system "$work"
+    rm -rf --one-file-system "$work" "$work.disk"
     exit "$status"
 fi
 work=$DHOW_INSIDE
 mount -t tmpfs -o size=80%,mode=755 tmpfs "$work"
+# The kernel does not mount EROFS out of files of a tmpfs.
+mkdir "$work.disk" "$work/erofs"
+mount --bind "$work.disk" "$work/erofs"
 mount --bind "$sid" "$sid"
 for dir in proc sys dev; do mount --rbind "/$dir" "$sid/$dir"; done
-mount --bind "$work" "$sid/mnt"
+mount --rbind "$work" "$sid/mnt"
 mount --bind "$image" "$sid/media"
 mount -t tmpfs tmpfs "$sid/var/tmp"
 
