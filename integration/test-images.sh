@@ -37,9 +37,9 @@ inside() { chroot "$sid" "$@"; }
 # describe TREE OUTPUT: by mtree and getfattr, both below /mnt inside. The size of a directory and
 # how many links it has are the filesystem's own affair.
 describe() {
-    # Comments have the date; a directory's size is on its own line.
+    # Comments have the date, and whiteouts have none of their own.
     inside mtree -c -p "/mnt/$1" -k type,uid,gid,mode,link,size,time,sha256 >"$work/$2.raw"
-    sed '/^ *#/d; /type=dir/s/ size=[0-9]*//' "$work/$2.raw" >"$work/$2.mtree"
+    sed '/^ *#/d; /type=dir/s/ size=[0-9]*//; /type=char/s/ time=[0-9.]*//' "$work/$2.raw" >"$work/$2.mtree"
     # Which names are one file.
     (cd "$sid/mnt/$1" && find . ! -type d -links +1 -printf '%i %p\n') | sort -k 2 |
         awk '{ inode = $1; $1 = ""; if (!(inode in first)) first[inode] = $0; print first[inode], "=", $0 }' \
