@@ -29,10 +29,11 @@ fetch() {
 }
 
 number=0
+# pack [OPTION…]: what is in the tree becomes the next layer
 pack() {
     number=$((number + 1))
     tar --sort=name --numeric-owner --xattrs --format=posix --pax-option=delete=atime,delete=ctime \
-        -C "$DIR/tree" -cf "$DIR/$number.tar" .
+        "$@" -C "$DIR/tree" -cf "$DIR/$number.tar" .
     rm -rf --one-file-system "$DIR/tree"
 }
 
@@ -57,11 +58,11 @@ layer python3 libpython3-stdlib python3-setuptools
 layer golang-go git
 layer vim cmake perl libboost-dev
 rm -f "$DEBS"/*.deb
-# What a person removes at the end.
+# What a person removes at the end; with an attribute, which no package of Debian's has.
 mkdir -p "$DIR/tree/usr/share/doc" "$DIR/tree/usr/share/man" "$DIR/tree/usr/share/bash-completion"
 touch "$DIR/tree/usr/share/doc/.wh..wh..opq" "$DIR/tree/usr/share/man/.wh.man1" \
     "$DIR/tree/usr/share/bash-completion/.wh.completions"
-pack
+pack --pax-option=SCHILY.xattr.user.note:=kept
 
 sha() { sha256sum "$1" | cut -d ' ' -f 1; }
 

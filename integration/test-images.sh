@@ -17,13 +17,17 @@ if [ -z "${DHOW_INSIDE-}" ]; then
     work=$(mktemp -d /var/tmp/dhow-test-images.XXXXXX)
     status=0
     DHOW_INSIDE=$work unshare --mount --propagation private "$0" || status=$?
-    rm -rf --one-file-system "$work"
+    rm -rf --one-file-system "$work" "$work.disk"
     exit "$status"
 fi
 work=$DHOW_INSIDE
+mount -t tmpfs -o size=80%,mode=755 tmpfs "$work"
+# The kernel does not mount EROFS out of files of a tmpfs.
+mkdir "$work.disk" "$work/erofs"
+mount --bind "$work.disk" "$work/erofs"
 mount --bind "$sid" "$sid"
 for dir in proc sys dev; do mount --rbind "/$dir" "$sid/$dir"; done
-mount --bind "$work" "$sid/mnt"
+mount --rbind "$work" "$sid/mnt"
 mount --bind "$image" "$sid/media"
 mount -t tmpfs tmpfs "$sid/var/tmp"
 
@@ -33,10 +37,11 @@ inside() { chroot "$sid" "$@"; }
 # describe TREE OUTPUT: by mtree and getfattr, both below /mnt inside. The size of a directory and
 # how many links it has are the filesystem's own affair.
 describe() {
-    inside mtree -c -n -p "/mnt/$1" -k type,uid,gid,mode,link,size,time,sha256 |
-        sed '/type=dir/s/ size=[0-9]*//' >"$work/$2.mtree"
+    # Comments have the date, and whiteouts have none of their own.
+    inside mtree -c -p "/mnt/$1" -k type,uid,gid,mode,link,size,time,sha256 >"$work/$2.raw"
+    sed '/^ *#/d; /type=dir/s/ size=[0-9]*//; /type=char/s/ time=[0-9.]*//' "$work/$2.raw" >"$work/$2.mtree"
     # Which names are one file.
-    (cd "$work/$1" && find . ! -type d -links +1 -printf '%i %p\n') | sort -k 2 |
+    (cd "$sid/mnt/$1" && find . ! -type d -links +1 -printf '%i %p\n') | sort -k 2 |
         awk '{ inode = $1; $1 = ""; if (!(inode in first)) first[inode] = $0; print first[inode], "=", $0 }' \
             >"$work/$2.links"
     inside sh -c 'cd "/mnt/$1" && getfattr -R -h -d -m - -e hex --absolute-names . 2>/dev/null |
@@ -44,8 +49,9 @@ describe() {
         awk 'BEGIN { RS = ""; FS = "\n" } NF > 1' | sort >"$work/$2.xattrs" || true
 }
 
-# same ONE OTHER: what describe found of two trees
+# same ONE OTHER ENTRIES: what describe found of two trees, at least so many entries
 same() {
+    [ "$(wc -l <"$work/$1.mtree")" -ge "$3" ] || { echo "mtree found too little" >&2; exit 1; }
     for part in mtree links xattrs; do
         cmp "$work/$1.$part" "$work/$2.$part" || { diff "$work/$1.$part" "$work/$2.$part" | head -n 20; exit 1; }
         printf '%s: %s lines, the same\n' "$part" "$(wc -l <"$work/$1.$part")"
@@ -58,10 +64,11 @@ step "dhow, layers as directories, and umoci"
 "$dhow" --root "$work/dir" image import --name debian "$image/gzip"
 inside umoci unpack --image /media/gzip:latest /mnt/umoci
 mkdir "$work/merged"
-mount -t overlay overlay -o "lowerdir=$(lowers dir | tac | paste -s -d :)" "$work/merged"
+mount -t overlay overlay -o "lowerdir=$(lowers dir | tac | paste -s -d :)" "$sid/mnt/merged"
 describe merged dhow
 describe umoci/rootfs umoci
-same umoci dhow
+same umoci dhow 40000
+[ "$(wc -l <"$work/dhow.xattrs")" -ge 3 ] || { echo "no extended attributes were compared" >&2; exit 1; }
 
 step "EROFS, read by erofs-utils, layer by layer"
 "$dhow" --root "$work/erofs" image import --backing erofs --name debian "$image/zstd"
@@ -74,7 +81,7 @@ for layer in $(lowers erofs); do
         { tail -n 5 "$work/fsck.log"; exit 1; }
     describe extracted extracted
     describe "${directory#"$work"/}" directory
-    same directory extracted
+    same directory extracted 5
     rm -rf --one-file-system "$work/extracted"
 done
 [ "$number" = 6 ]

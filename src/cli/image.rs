@@ -21,7 +21,10 @@ use std::sync::Arc;
 pub(super) const COMMAND: Command = Command {
     name: "image",
     about: "Import, list and manage images: `dhow image --help` has its commands",
-    details: "",
+    details: "Names are Docker's: debian is docker.io/library/debian:latest. Images are kept in \
+/var/lib/dhow/images, an ordinary user's in $XDG_DATA_HOME/dhow/images, and with --root below that. \
+pull and push use the credentials that `docker login` or `podman login` stored, and \
+/etc/dhow/registries.json for mirrors.",
     positionals: &[Positional {
         name: "command",
         required: false,
@@ -70,7 +73,7 @@ const fn command(
     Command { name, about, details: "", positionals, flags, enters: false, run }
 }
 
-const COMMANDS: &[Command] = &[
+pub(super) const COMMANDS: &[Command] = &[
     command(
         "import",
         "Take an OCI layout (directory or archive) or a docker save archive into the store",
@@ -108,7 +111,7 @@ const COMMANDS: &[Command] = &[
             IMAGE,
             Positional { required: false, ..name("name", "what it is called there [default: its name]") },
         ],
-        &[registry::CA_FILE, registry::PLAIN_HTTP, QUIET],
+        &[registry::CA_FILE, registry::PLAIN_HTTP, FORMAT, QUIET],
         registry::push,
     ),
     command("ls", "List the images", &[], &[FORMAT, QUIET], list),
@@ -117,7 +120,13 @@ const COMMANDS: &[Command] = &[
     command("tag", "Give an image another name", &[IMAGE, name("name", "the new name")], &[], tag),
     command("rm", "Remove a name; `gc` removes what no name leads to", &[IMAGE], &[], untag),
     command("gc", "Remove blobs and layers that no name leads to", &[], &[FORMAT, QUIET], collect),
-    command("verify", "Read an image's blobs again, and check every digest", &[IMAGE], &[QUIET], verify),
+    command(
+        "verify",
+        "Read an image's blobs again, and check every digest",
+        &[IMAGE],
+        &[FORMAT, QUIET],
+        verify,
+    ),
     command("du", "Show what images take on disk", &[], &[FORMAT], usage),
     command(
         "save",
@@ -149,7 +158,7 @@ pub(super) fn store(context: &Context, how: Use) -> Result<Store> {
     Store::open(&context.images, how)
 }
 
-fn is_json(args: &Args) -> Result<bool> {
+pub(super) fn is_json(args: &Args) -> Result<bool> {
     match args.value("format") {
         None | Some("table") => Ok(false),
         Some("json") => Ok(true),
@@ -330,8 +339,14 @@ fn collect(context: &Context, args: &Args) -> Result<i32> {
 }
 
 fn verify(context: &Context, args: &Args) -> Result<i32> {
-    manage::verify(&store(context, Use::Shared)?, args.id())?;
-    if args.is_on("quiet") { Ok(0) } else { print("every digest is right\n") }
+    let json = is_json(args)?;
+    let store = store(context, Use::Shared)?;
+    manage::verify(&store, args.id())?;
+    match (args.is_on("quiet"), json) {
+        (true, _) => Ok(0),
+        (false, true) => print(&format!("{}\n", json!({"name": args.id(), "right": true}))),
+        (false, false) => print("every digest is right\n"),
+    }
 }
 
 fn usage(context: &Context, args: &Args) -> Result<i32> {

@@ -66,7 +66,7 @@ fn flags(page: &mut String, flags: &[Flag]) {
     }
 }
 
-fn command(page: &mut String, command: &Command) {
+fn command(page: &mut String, prefix: &str, command: &Command) {
     let positionals: String = command
         .positionals
         .iter()
@@ -82,8 +82,12 @@ fn command(page: &mut String, command: &Command) {
             }
         })
         .collect();
-    let _ =
-        writeln!(page, ".SS \\fB{}\\fR [options]{positionals}\n{}.", command.name, escaped(command.about));
+    let _ = writeln!(
+        page,
+        ".SS \\fB{prefix}{}\\fR [options]{positionals}\n{}.",
+        command.name,
+        escaped(command.about)
+    );
     if !command.details.is_empty() {
         let _ = writeln!(page, "{}", escaped(command.details));
     }
@@ -96,7 +100,12 @@ fn page() -> String {
     flags(&mut page, GLOBALS);
     page.push_str(".SH COMMANDS\n");
     for one in COMMANDS {
-        command(&mut page, one);
+        command(&mut page, "", one);
+        if one.name == "image" {
+            for part in super::image::COMMANDS {
+                command(&mut page, "image ", part);
+            }
+        }
     }
     page + TAIL
 }

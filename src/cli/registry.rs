@@ -1,6 +1,6 @@
 //! `dhow image pull` and `dhow image push`.
 
-use super::image::{backing, imported, store};
+use super::image::{backing, imported, is_json, store};
 use super::table::{Args, Flag, option, switch};
 use super::unknown;
 use crate::error::Result;
@@ -55,6 +55,7 @@ pub(super) fn pull(context: &Context, args: &Args) -> Result<i32> {
 }
 
 pub(super) fn push(context: &Context, args: &Args) -> Result<i32> {
+    let json = is_json(args)?;
     let store = store(context, Use::Shared)?;
     let image = store.find(args.id())?;
     let name = Reference::parse(args.positional(1).unwrap_or(&image.name))?;
@@ -64,8 +65,12 @@ pub(super) fn push(context: &Context, args: &Args) -> Result<i32> {
     let pushed = registry::push(&store, &image, &name, &access, &progress);
     drop(bar);
     pushed?;
-    match args.is_on("quiet") {
-        true => Ok(0),
-        false => super::list::print(&format!("{name}: {}\n", image.digest)),
+    match (args.is_on("quiet"), json) {
+        (true, _) => Ok(0),
+        (false, true) => {
+            let document = serde_json::json!({"name": name.to_string(), "digest": image.digest});
+            super::list::print(&format!("{document}\n"))
+        }
+        (false, false) => super::list::print(&format!("{name}: {}\n", image.digest)),
     }
 }

@@ -85,7 +85,7 @@ pub fn import(store: &Store, request: &ImportRequest) -> Result<Vec<Imported>> {
         Backing::Auto => Backing::Directory,
         Backing::Erofs if !erofs::is_possible(&workplace.path)? => {
             return Err(Error::new(Class::Unsupported, "keep layers as EROFS")
-                .because("this process cannot mount one: it takes Linux 6.12 and root of the host")
+                .because("this process cannot mount one: it takes Linux 6.12, root of the host, and a store that is not on a tmpfs")
                 .hint("--backing auto uses directories where EROFS cannot be"));
         }
         asked => asked,
