@@ -194,6 +194,83 @@ fn kept_until_it_is_deleted_or_gone_by_itself() {
 }
 
 /// A maker that was killed, and a reboot, leave a directory without a record.
+/// overlayfs mounts a volatile layer once; a restart is the same boot, and loses nothing.
+#[test]
+fn a_container_that_goes_by_itself_can_be_restarted() {
+    let scene = Scene::new();
+    usual(&scene);
+    let lives = ["sh", "-c", "echo x >> /lives; exec sleep 1000"];
+    run(&scene, &["--detach", "--rm"], &lives).run().ok();
+    let layer = containers(&scene).remove(0);
+    let lives = layer.join("upper/lives");
+    let is = |text: &str| fs::read_to_string(&lives).is_ok_and(|found| found == text);
+    assert!(fs::read_to_string(layer.join("overlay.json")).unwrap().contains("\"volatile\": true"));
+    eventually("it lives", || is("x\n"));
+    for times in ["x\nx\n", "x\nx\nx\n"] {
+        scene.dhow(["restart", "--time", "0", &id(&scene)]).run().ok();
+        eventually("it lives again", || is(times));
+    }
+    scene.dhow(["kill", &id(&scene), "KILL"]).run().ok();
+    eventually("it goes by itself", || containers(&scene).is_empty());
+    is_gone(&scene);
+    // One in the foreground stays with its next life, too.
+    let script = "echo x >> /lives; exec sleep 1000";
+    let front = run(&scene, &[], &["sh", "-c", script]).spawn();
+    eventually("it lives", || is("x\n"));
+    scene.dhow(["restart", "--time", "0", &id(&scene)]).run().ok();
+    eventually("it lives again", || is("x\nx\n"));
+    scene.dhow(["kill", &id(&scene), "KILL"]).run().ok();
+    front.wait().exits(137);
+    is_gone(&scene);
+}
+
+#[test]
+fn doctor_removes_a_writable_layer_that_nobody_has() {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+    let scene = Scene::new();
+    usual(&scene);
+    up(&scene, &[], &["sleep", "1000"]);
+    let layer = containers(&scene).remove(0);
+    let record = scene.state_dir().join(id(&scene));
+    let bundle = layer.display().to_string();
+    let age = || {
+        let old = Timespec { tv_sec: 1_000_000_000, tv_nsec: 0 };
+        let times = Timestamps { last_access: old, last_modification: old };
+        utimensat(CWD, &layer, &times, AtFlags::empty()).unwrap();
+    };
+    let doctor = |told: &str| {
+        let seen = scene.dhow(["doctor", "--fix"]).run();
+        assert!(seen.stdout.contains(told) && seen.stdout.contains(&bundle), "{seen}");
+    };
+    // Its container is there.
+    age();
+    scene.dhow(["doctor", "--fix"]).run().ok().says("");
+    // A create may be at work on one that is new; an old one goes.
+    scene.dhow(["stop", "--time", "0", &id(&scene)]).run().ok();
+    fs::remove_dir_all(&record).unwrap();
+    let now = std::time::SystemTime::now();
+    fs::File::open(&layer).unwrap().set_modified(now).unwrap();
+    doctor("when it is a minute old");
+    assert!(layer.join("upper").is_dir());
+    age();
+    // Somebody has it mounted, elsewhere.
+    let overlay: Value = serde_json::from_slice(&fs::read(layer.join("overlay.json")).unwrap()).unwrap();
+    let place = scene.dir().join("mounted");
+    fs::create_dir(&place).unwrap();
+    let path = |value: &Value| value.as_str().unwrap().to_owned();
+    let (upper, work) = (path(&overlay["upper"]), path(&overlay["work"]));
+    let options = format!("lowerdir={},upperdir={upper},workdir={work}", path(&overlay["lower"][0]));
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("overlay"), &place, Some("overlay"), flags, Some(&options[..])).unwrap();
+    doctor("it is mounted");
+    nix::mount::umount(&place).unwrap();
+    scene.dhow(["doctor"]).run().exits(1);
+    assert!(layer.join("upper").is_dir());
+    doctor("removed");
+    is_gone(&scene);
+    scene.dhow(["doctor"]).run().ok().says("");
+}
+
 #[test]
 fn what_is_left_without_a_record_can_be_deleted() {
     let scene = Scene::new();

@@ -21,6 +21,11 @@ pub(super) const PLACE: &str = "containers";
 /// The files that a container gets in place of its image's.
 const ETC: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
 
+/// Where the directories of all containers are.
+pub fn place(images: &Path) -> PathBuf {
+    images.join(PLACE)
+}
+
 /// Where a container's directory is.
 pub fn directory(images: &Path, id: &str) -> PathBuf {
     images.join(PLACE).join(id)
