@@ -42,7 +42,7 @@ test: test-needs lint deny build unit integration ## everything that must hold b
 test-needs:
 	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: it makes containers" >&2; exit 1; }
 	$(call say,needs)
-	@.ci/need cc:gcc musl-gcc:musl-tools busybox:busybox-static
+	@.ci/need cc:gcc musl-gcc:musl-tools busybox:busybox-static newuidmap:uidmap
 	@.ci/need containerd:containerd podman:podman || echo "the tests with engines will be skipped"
 
 lint: ## rustfmt and clippy

@@ -547,6 +547,77 @@ fn a_user_without_rights_runs_an_image() {
     scene.is_clean();
 }
 
+/// With ids that are set aside for the user, images with other users work too: import, run, diff,
+/// commit, delete, gc.
+#[test]
+fn a_user_with_ranges_of_ids_runs_an_image_of_several_users() {
+    const UID: u32 = 54323;
+    skip_unless!(machine::has_program("setpriv"), "no setpriv program (util-linux)");
+    skip_unless!(machine::has_program("newuidmap"), "no newuidmap program (uidmap)");
+    skip_unless!(machine::has_namespace("user"), "the kernel has no user namespaces");
+    let scene = Scene::new();
+    let home = scene.dir().join("home");
+    fs::create_dir(&home).unwrap();
+    fs::copy(dhow_integration::command::binary(), home.join("dhow")).unwrap();
+    let base = image::base(scene.payload_program());
+    let others = Layer::of(7).directory("own").file("own/secret", "of app");
+    image::save(&home.join("image.tar"), "test", &[base, others], &json!({"Cmd": ["sh"], "User": "app"}));
+    let far = Layer::of(70_000).file("far", "");
+    image::save(&home.join("far.tar"), "far", &[far], &json!({"Cmd": ["sh"]}));
+    for name in ["image.tar", "far.tar"] {
+        fs::set_permissions(home.join(name), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    chown(&home, Some(UID), Some(UID)).unwrap();
+    // The user's entries, for the test's processes alone.
+    let passwd = fs::read_to_string("/etc/passwd").unwrap() + &format!("ranger:x:{UID}:{UID}::/:/bin/sh\n");
+    fs::write(scene.dir().join("passwd"), passwd).unwrap();
+    for (file, owner) in [("subuid", "ranger".to_owned()), ("subgid", UID.to_string())] {
+        fs::write(scene.dir().join(file), format!("{owner}:3000000:65536\n")).unwrap();
+        // Where the package has not made one there is nothing to mount on.
+        let _ = fs::OpenOptions::new().create(true).append(true).open(format!("/etc/{file}")).unwrap();
+    }
+    let script = "for f in passwd subuid subgid; do mount --bind \"$1/$f\" /etc/$f; done; shift; exec \"$@\"";
+    let within = |words: &[&str]| {
+        let unshare = ["--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh"];
+        let user = ["setpriv", &format!("--reuid={UID}"), &format!("--regid={UID}"), "--clear-groups"];
+        let unshare = Runner::new("unshare").args(unshare).args([scene.dir().to_str().unwrap()]);
+        unshare.args(user).args(words).cwd(&home).run()
+    };
+    let dhow = |words: &[&str]| {
+        let (program, root) = (home.join("dhow"), home.join("state"));
+        within(&[&[program.to_str().unwrap(), "--root", root.to_str().unwrap()], words].concat())
+    };
+    dhow(&["image", "import", "image.tar"]).ok();
+    let layer = dhow(&["image", "inspect", "test"]).ok().json()["layers"][1].as_str().unwrap().to_owned();
+    use std::os::unix::fs::MetadataExt;
+    let secret = fs::metadata(Path::new(&layer).join("own/secret")).unwrap();
+    assert_eq!((secret.uid(), secret.gid()), (3_000_006, 3_000_006), "7 is the seventh of the ranges' ids");
+    let name = id(&scene);
+    let script = "id -u; id -G; cat /own/secret; echo -n mine >/own/secret; mkdir /own/d; echo x >/own/d/x; \
+        chmod 700 /own/d; stat -c %u:%g /own/d/x /etc/passwd";
+    let seen =
+        dhow(&["run", "--image", "test", "--keep", "--user", "7:7", &name, "--", "sh", "-c", script]).ok();
+    assert_eq!(seen.stdout, "7\n7\nof app7:7\n0:0\n", "{seen}");
+    let seen = dhow(&["diff", &name]).ok();
+    assert_eq!(seen.stdout, "C /own\nA /own/d\nA /own/d/x\nC /own/secret\n");
+    dhow(&["commit", &name, "changed"]).ok();
+    dhow(&["delete", &name]).ok();
+    assert!(fs::read_dir(home.join("state/@images/containers")).unwrap().next().is_none());
+    // The image's own user, with the groups that its group file gives.
+    let seen = dhow(&["run", "--image", "changed", &name, "--", "sh", "-c", "id -u; id -G; cat /own/secret"]);
+    assert_eq!(seen.ok().stdout, "7\n8 9\nmine");
+    dhow(&["image", "import", "far.tar"]).fails(&["70000:70000", "/etc/subuid"]);
+    dhow(&["run", "--image", "test", "--user", "70000", &name, "--", "true"]).fails(&["not mapped"]);
+    for name in ["test", "changed"] {
+        dhow(&["image", "rm", name]).ok();
+    }
+    dhow(&["image", "gc"]).ok();
+    for place in ["layers", "tmp"] {
+        assert_eq!(fs::read_dir(home.join("state/@images").join(place)).unwrap().count(), 0, "{place}");
+    }
+    scene.is_clean();
+}
+
 /// What `dhow bundle` makes has the same profile, and runs as any bundle.
 #[test]
 fn a_bundle_is_run_like_any_other() {

@@ -4,6 +4,7 @@
 use super::archive::Found;
 use super::bundle;
 use super::options::{self, Options};
+use super::owners;
 use super::store::{Image, Store};
 use super::tree::{self, Owner};
 use crate::error::{Class, Context as _, Error, Result};
@@ -209,6 +210,12 @@ pub fn remove(place: &Path) -> Result<()> {
         Error::system("remove the writable layer", sys::io_errno(&error)).on(place.display().to_string())
     };
     match std::fs::remove_dir_all(place) {
+        Err(error)
+            if matches!(sys::io_errno(&error), Errno::EACCES | Errno::EPERM)
+                && owners::ranges().is_some() =>
+        {
+            owners::remove_tree(place)
+        }
         Err(error) if sys::io_errno(&error) == Errno::EACCES => {
             // A payload without rights may have taken its own away, as overlayfs does from `work`.
             let root = open_directory(place).doing("remove the writable layer")?;
