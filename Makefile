@@ -15,7 +15,7 @@ STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
 # A heading between the steps of a long target.
 say = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help build test test-crash test-vm test-images lint deny unit integration demo bench bench-images peers conformance install clean test-needs
+.PHONY: help build test test-crash test-long test-vm test-images lint deny unit integration demo bench bench-images peers conformance install clean test-needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
@@ -77,6 +77,10 @@ test-crash: build ## a crash and four errors at every syscall, and a minute of 1
 	$(STATIC_CARGO) test --locked --package dhow-integration --no-run
 	DHOW_CRASH_STRIDE=1 nice $(STATIC_CARGO) test --locked --package dhow-integration --test crash -- --nocapture
 	DHOW_CROWD=1000 DHOW_CROWD_SECONDS=60 nice $(STATIC_CARGO) test --locked --package dhow-integration --test crowd -- --nocapture
+
+test-long: build ## a layer of a million entries, seccomp against libseccomp, cgroups measured (some minutes)
+	$(STATIC_CARGO) test --locked --package dhow-integration --test images -- --ignored --nocapture
+	cargo test --locked --package dhow --test seccomp_oracle --test cgroups_kernel -- --ignored --nocapture
 
 test-vm: ## cgroup v2 with every controller, and systemd, in an emulated machine
 	@.ci/need qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap cpio:cpio mkfs.ext4:e2fsprogs depmod:kmod

@@ -63,6 +63,11 @@ impl Layer {
         self.entry(path, b'2', 0o777, target, b"")
     }
 
+    /// Its bytes, without the end of an archive.
+    pub fn so_far(&self) -> &[u8] {
+        &self.tar
+    }
+
     fn end(&self) -> Vec<u8> {
         [&self.tar[..], &[0; 1024]].concat()
     }

@@ -141,6 +141,94 @@ fn imports_at_once_unpack_once_and_gc_waits() {
     complete_or_empty(&scene);
 }
 
+#[test]
+fn what_was_done_is_told_to_programs() {
+    let scene = Scene::new();
+    import(&scene, &archive(&scene.dir().join("made"), 2, 3)).run().ok();
+    let digest = scene.dhow(["image", "inspect", "made:1"]).run().ok().json()["digest"].clone();
+    let json = ["--format", "json"];
+    let tagged = scene.dhow(["image", "tag", "made:1", "other:2"]).args(json).run().ok().json();
+    assert_eq!((&tagged["name"], &tagged["digest"]), (&"docker.io/library/other:2".into(), &digest));
+    let path = scene.dir().join("saved.tar");
+    let output = path.to_str().unwrap();
+    let saved = scene.dhow(["image", "save", "-o", output, "other:2"]).args(json).run().ok().json();
+    assert_eq!((&saved["digest"], &saved["output"]), (&digest, &output.into()));
+    assert_eq!(saved["size"], fs::metadata(&path).unwrap().len());
+    let removed = scene.dhow(["image", "rm", "other:2"]).args(json).run().ok().json();
+    assert_eq!(removed["name"], "docker.io/library/other:2");
+    scene.dhow(["image", "save", "made:1"]).args(json).run().fails(&["--format json", "--output"]);
+    for words in [&["tag", "made:1", "third"][..], &["rm", "third"], &["save", "-o", output, "made:1"]] {
+        scene.dhow(["image"]).args(words.iter().copied()).run().ok().says("");
+        scene.dhow(["image"]).args(words.iter().copied()).args(["--format", "xml"]).run().fails(&["xml"]);
+    }
+}
+
+/// A layer of a million empty files in a thousand directories: half a gigabyte of headers.
+#[test]
+#[ignore = "takes minutes and a million inodes: make test-long"]
+fn a_million_entries() {
+    use std::io::Write;
+    const DIRECTORIES: u32 = 1000;
+    let scene = Scene::new();
+    let dir = scene.dir();
+    let packed = fs::File::create(dir.join("layer.tar.gz")).unwrap();
+    let mut gzip = std::process::Command::new("gzip")
+        .args(["-1", "-n"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(packed)
+        .spawn()
+        .unwrap();
+    let (mut pipe, mut sum) = (gzip.stdin.take().unwrap(), Sha256::new());
+    let mut put = |bytes: &[u8]| {
+        sum.update(bytes);
+        pipe.write_all(bytes).unwrap();
+    };
+    for directory in 0..DIRECTORIES {
+        let layer = dhow_integration::image::Layer::default().directory(&format!("{directory}"));
+        put((0..1000).fold(layer, |layer, file| layer.file(&format!("{directory}/{file}"), "")).so_far());
+    }
+    put(&[0; 1024]);
+    drop(pipe);
+    assert!(gzip.wait().unwrap().success());
+    let diff: String = sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["sha256:{diff}"]}}}}"#
+    );
+    fs::write(dir.join("config.json"), config).unwrap();
+    let manifest = r#"[{"Config":"config.json","RepoTags":["million:1"],"Layers":["layer.tar.gz"]}]"#;
+    fs::write(dir.join("manifest.json"), manifest).unwrap();
+    let image = dir.join("image.tar");
+    let members = ["config.json", "manifest.json", "layer.tar.gz"];
+    Runner::new("tar")
+        .args(["-C", dir.to_str().unwrap(), "-cf", image.to_str().unwrap()])
+        .args(members)
+        .run()
+        .ok();
+    let begun = std::time::Instant::now();
+    let import = scene.dhow(["image", "import", "--platform", "linux/amd64", image.to_str().unwrap()]);
+    let running = import.limit(Duration::from_secs(600)).spawn();
+    let (mut most, pid) = (0, running.pid());
+    loop {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let Some(line) = status.lines().find_map(|line| line.strip_prefix("VmHWM:")) else { break };
+        most = most.max(line.trim().trim_end_matches(" kB").parse::<u64>().unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    running.wait().ok();
+    println!("a million entries in {:?}, at most {most} KB of memory", begun.elapsed());
+    assert!(most > 0 && most < 20 << 10, "{most} KB");
+    let layers = scene.dhow(["image", "inspect", "million:1"]).run().ok().json()["layers"].clone();
+    let layer = Path::new(layers[0].as_str().unwrap());
+    for directory in [0, DIRECTORIES / 2, DIRECTORIES - 1] {
+        assert_eq!(fs::read_dir(layer.join(directory.to_string())).unwrap().count(), 1000);
+    }
+    assert_eq!(fs::read_dir(layer).unwrap().count(), DIRECTORIES as usize);
+    let run = |words: &[&str]| scene.dhow(words).limit(Duration::from_secs(600)).run().ok();
+    run(&["image", "rm", "million:1"]);
+    run(&["image", "gc"]);
+    complete_or_empty(&scene);
+}
+
 /// Debian's docker-registry on loopback.
 struct Registry {
     _running: Running,

@@ -15,6 +15,9 @@ const TOKEN: &str = "a-token-of-the-test";
 /// `somebody:secret`
 const LOGIN: &str = "c29tZWJvZHk6c2VjcmV0";
 
+/// A request: method, path, and the header fields.
+type Request = (String, String, BTreeMap<String, String>);
+
 /// What the registry has and does.
 #[derive(Default)]
 struct Content {
@@ -24,8 +27,8 @@ struct Content {
     wants_token: bool,
     /// Whether the first answer with this blob breaks off halfway.
     breaks: Mutex<Option<String>>,
-    /// Every request: method, path, and the header fields.
-    seen: Mutex<Vec<(String, String, BTreeMap<String, String>)>>,
+    /// Every request.
+    seen: Mutex<Vec<Request>>,
 }
 
 struct Registry {
@@ -39,25 +42,25 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 impl Content {
-    fn blob(&mut self, kind: &str, bytes: Vec<u8>) -> Value {
-        let digest = digest(&bytes);
+    fn blob(&mut self, kind: &str, bytes: &[u8]) -> Value {
+        let digest = digest(bytes);
         let descriptor = json!({"mediaType": kind, "digest": digest, "size": bytes.len()});
         for place in ["blobs", "manifests"] {
-            self.things.insert(format!("/v2/some/image/{place}/{digest}"), (kind.into(), bytes.clone()));
+            self.things.insert(format!("/v2/some/image/{place}/{digest}"), (kind.into(), bytes.to_vec()));
         }
         descriptor
     }
 
     /// An image of one layer, as a descriptor.
-    fn image(&mut self, architecture: &str, layer: Vec<u8>) -> Value {
-        let diff = digest(&layer);
+    fn image(&mut self, architecture: &str, layer: &[u8]) -> Value {
+        let diff = digest(layer);
         let config = json!({"architecture": architecture, "os": "linux", "config": {"Cmd": ["/payload"]},
             "rootfs": {"type": "layers", "diff_ids": [diff]}});
-        let config = self.blob("application/vnd.oci.image.config.v1+json", config.to_string().into());
+        let config = self.blob("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
         let layer = self.blob("application/vnd.oci.image.layer.v1.tar", layer);
         let kind = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer]});
-        let mut descriptor = self.blob(kind, manifest.to_string().into());
+        let mut descriptor = self.blob(kind, manifest.to_string().as_bytes());
         descriptor["platform"] = json!({"architecture": architecture, "os": "linux"});
         descriptor
     }
@@ -85,7 +88,7 @@ impl Registry {
         Registry { address, content }
     }
 
-    fn seen(&self) -> Vec<(String, String, BTreeMap<String, String>)> {
+    fn seen(&self) -> Vec<Request> {
         self.content.seen.lock().unwrap().clone()
     }
 
@@ -174,7 +177,7 @@ fn text(scene: &Scene, name: &str) -> String {
 fn an_index_has_one_image_for_each_platform() {
     let scene = Scene::new();
     let mut content = Content::default();
-    let images = ["arm64", "amd64", "s390x"].map(|name| content.image(name, layer(&scene, name)));
+    let images = ["arm64", "amd64", "s390x"].map(|name| content.image(name, &layer(&scene, name)));
     content.index("all", &images);
     content.index("few", &images[2..]);
     let registry = Registry::start(content);
@@ -212,7 +215,7 @@ fn an_index_has_one_image_for_each_platform() {
 fn a_token_is_asked_for_with_the_password_and_used() {
     let scene = Scene::new();
     let mut content = Content { wants_token: true, ..Content::default() };
-    let image = content.image("amd64", layer(&scene, "tokens"));
+    let image = content.image("amd64", &layer(&scene, "tokens"));
     content.index("1", &[image]);
     let registry = Registry::start(content);
     let home = scene.dir().join("docker");
@@ -248,7 +251,7 @@ fn what_breaks_off_is_taken_up_where_it_broke() {
     let mut content = Content::default();
     let bytes = layer(&scene, "breaks");
     let (digest, half) = (digest(&bytes), bytes.len() / 2);
-    let image = content.image("amd64", bytes);
+    let image = content.image("amd64", &bytes);
     content.index("1", &[image]);
     *content.breaks.lock().unwrap() = Some(digest.clone());
     let registry = Registry::start(content);
@@ -275,7 +278,7 @@ fn what_breaks_off_is_taken_up_where_it_broke() {
 fn the_administrators_file_names_mirrors() {
     let scene = Scene::new();
     let mut content = Content::default();
-    let image = content.image("amd64", layer(&scene, "mirrored"));
+    let image = content.image("amd64", &layer(&scene, "mirrored"));
     content.index("1", &[image]);
     let registry = Registry::start(content);
     let file = json!({"mirrors": {"nowhere.invalid": ["127.0.0.1:1", registry.address]}});

@@ -118,8 +118,14 @@ pub(super) const COMMANDS: &[Command] = &[
     command("ls", "List the images", &[], &[FORMAT, QUIET], list),
     command("inspect", "Show all that is known of an image, as JSON", &[IMAGE], &[], inspect),
     command("history", "Show how an image was made", &[IMAGE], &[FORMAT, QUIET], history),
-    command("tag", "Give an image another name", &[IMAGE, name("name", "the new name")], &[], tag),
-    command("rm", "Remove a name; `gc` removes what no name leads to", &[IMAGE], &[], untag),
+    command(
+        "tag",
+        "Give an image another name",
+        &[IMAGE, name("name", "the new name")],
+        &[FORMAT, QUIET],
+        tag,
+    ),
+    command("rm", "Remove a name; `gc` removes what no name leads to", &[IMAGE], &[FORMAT, QUIET], untag),
     command("gc", "Remove blobs and layers that no name leads to", &[], &[FORMAT, QUIET], |context, args| {
         with_owners(|| collect(context, args))
     }),
@@ -135,7 +141,7 @@ pub(super) const COMMANDS: &[Command] = &[
         "save",
         "Write an image as an archive that is an OCI layout and a docker save archive at once",
         &[IMAGE],
-        &[option("output", "FILE", "where to [default: standard output]").short('o')],
+        &[option("output", "FILE", "where to [default: standard output]").short('o'), FORMAT, QUIET],
         save_image,
     ),
 ];
@@ -326,11 +332,20 @@ fn tag(context: &Context, args: &Args) -> Result<i32> {
     let store = store(context, Use::Shared)?;
     let image = store.find(args.id())?;
     let name = Reference::parse(args.positional(1).unwrap_or_default())?;
-    store.tag(&name, image.digest).map(|()| 0)
+    let json = is_json(args)?;
+    store.tag(&name, image.digest)?;
+    told(args, json, &json!({"name": name.to_string(), "digest": image.digest, "id": image.id()}))
+}
+
+/// What was done, for a program that asks for it; people need no more than success.
+fn told(args: &Args, json: bool, document: &serde_json::Value) -> Result<i32> {
+    if json && !args.is_on("quiet") { print(&format!("{document}\n")) } else { Ok(0) }
 }
 
 fn untag(context: &Context, args: &Args) -> Result<i32> {
-    store(context, Use::Shared)?.untag(&Reference::parse(args.id())?).map(|()| 0)
+    let (name, json) = (Reference::parse(args.id())?, is_json(args)?);
+    store(context, Use::Shared)?.untag(&name)?;
+    told(args, json, &json!({"name": name.to_string()}))
 }
 
 fn collect(context: &Context, args: &Args) -> Result<i32> {
@@ -370,13 +385,23 @@ fn usage(context: &Context, args: &Args) -> Result<i32> {
 
 fn save_image(context: &Context, args: &Args) -> Result<i32> {
     let store = store(context, Use::Shared)?;
-    let image = store.find(args.id())?;
+    let (image, json) = (store.find(args.id())?, is_json(args)?);
     match args.value("output") {
-        None | Some("-") => save::save(&store, &image, std::io::stdout().lock())?,
+        None | Some("-") if json => Err(Error::new(Class::Usage, "save an image")
+            .on("--format json")
+            .because("standard output is the archive's")
+            .hint("give --output FILE too")),
+        None | Some("-") => save::save(&store, &image, std::io::stdout().lock()).map(|()| 0),
         Some(path) => {
-            let file = std::fs::File::create(path).doing_on("write the archive", || path)?;
-            save::save(&store, &image, file)?;
+            let doing = "write the archive";
+            let file = std::fs::File::create(path).doing_on(doing, || path)?;
+            save::save(&store, &image, &file)?;
+            let size = file.metadata().doing_on(doing, || path)?.len();
+            told(
+                args,
+                json,
+                &json!({"name": image.name, "digest": image.digest, "output": path, "size": size}),
+            )
         }
     }
-    Ok(0)
 }

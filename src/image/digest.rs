@@ -28,7 +28,8 @@ impl Digest {
             return Err(refused(format!("{text:?} is no digest")));
         };
         if algorithm != "sha256" {
-            return Err(refused(format!("the digest {text:?} is of another kind than sha256")));
+            return Err(refused(format!("the digest {text:?} is of another kind than sha256"))
+                .hint("an image with sha512 has to be made again: `skopeo copy` does, with sha256"));
         }
         Digest::from_hex(hex).ok_or_else(|| refused(format!("the digest {text:?} is not 64 hex digits")))
     }
