@@ -3,6 +3,7 @@
 
 use super::container::{Container, Context, monitor_lives, out_of_memory};
 use super::create::{Request, StartedBy, create};
+use super::delete::delete;
 use crate::cgroups::Driver;
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -95,14 +96,35 @@ fn start_monitor(context: &Context, id: &str, log: Option<&Log>, first: &[String
     command.stdin(Stdio::inherit()).stdout(Stdio::piped());
     let mut child = command.spawn().doing_on(doing, || monitor.display().to_string())?;
     let mut said = String::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        std::io::Read::read_to_string(&mut stdout, &mut said).doing(doing)?;
+    let heard = child.stdout.take().map(|mut stdout| std::io::Read::read_to_string(&mut stdout, &mut said));
+    if let Some(Err(error)) = heard {
+        let _ = child.kill();
+        let _ = child.wait();
+        forsake(context, id, child.id(), first);
+        return Err(Error::system(doing, crate::sys::io_errno(&error)));
     }
     if said == "ok\n" {
         return Ok(0);
     }
     let status = child.wait().doing(doing)?;
+    if status.code().is_none() {
+        forsake(context, id, child.id(), first);
+    }
     Ok(status.code().filter(|code| *code != 0).unwrap_or(1))
+}
+
+/// Takes back the container of a monitor that was killed before it had started it: a new one, and no
+/// other that may have the name by now.
+fn forsake(context: &Context, id: &str, monitor: u32, first: &[String]) {
+    let is_new = first.first().is_some_and(|word| word == "create");
+    let is_its = is_new
+        && context.store.read(id).is_ok_and(|record| {
+            let known = record.supervision.and_then(|supervision| supervision.monitor);
+            known.is_some_and(|known| known.pid.unsigned_abs() == monitor)
+        });
+    if is_its && let Err(error) = delete(context, id, true) {
+        log::warn(&error.to_string());
+    }
 }
 
 /// Where this program can be found by others. One that runs from a mount that nobody else sees

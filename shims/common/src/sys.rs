@@ -58,6 +58,14 @@ pub fn end_with_parent(ends: bool) {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) };
 }
 
+/// Whether nobody can read from a pipe any more of which this is the writing end.
+pub fn is_deserted(fd: RawFd) -> bool {
+    let mut pipe = libc::pollfd { fd, events: 0, revents: 0 };
+    // SAFETY: one structure, which outlives the call.
+    unsafe { libc::poll(&raw mut pipe, 1, 0) };
+    pipe.revents & libc::POLLERR != 0
+}
+
 /// The signals that wake the monitor, held back and readable as a file.
 ///
 /// # Errors
@@ -187,11 +195,18 @@ pub fn replace(file: &OwnedFd, target: RawFd) {
 pub fn spawn(words: &[CString], stdio: [RawFd; 3], bound: bool) -> Result<i32, i32> {
     let mut argv: Vec<*const libc::c_char> = words.iter().map(|word| word.as_ptr()).collect();
     argv.push(ptr::null());
+    let parent = std::process::id().cast_signed();
     // SAFETY: this process has one thread, so that its child may go on as it likes.
     match unsafe { libc::fork() } {
         -1 => Err(errno()),
         0 => {
             end_with_parent(bound);
+            // SAFETY: takes nothing.
+            if bound && unsafe { libc::getppid() } != parent {
+                // It had ended before that.
+                // SAFETY: ends this process, which is the child.
+                unsafe { libc::_exit(127) }
+            }
             let mut none = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
             // SAFETY: the set outlives the call.
             unsafe { libc::sigemptyset(none.as_mut_ptr()) };
@@ -203,6 +218,7 @@ pub fn spawn(words: &[CString], stdio: [RawFd; 3], bound: bool) -> Result<i32, i
             }
             // SAFETY: a null-terminated array of C strings, all of which outlive the call.
             unsafe { libc::execvp(argv[0], argv.as_ptr()) };
+            write_all(2, b"dhow-monitor: dhow itself cannot be started: execve(2) failed\n");
             // SAFETY: ends this process, which is the child.
             unsafe { libc::_exit(127) }
         }

@@ -139,6 +139,10 @@ impl Monitor {
     fn stay(&mut self) -> i32 {
         // A caller that is killed now wants no container.
         sys::end_with_parent(true);
+        if sys::is_deserted(1) {
+            // It was killed before that.
+            return 1;
+        }
         sys::stay_behind();
         let first = std::mem::take(&mut self.first);
         let created = self.command(&first, true);
@@ -150,11 +154,10 @@ impl Monitor {
             true => self.command(&[c"start".into(), self.id.clone()], false),
             false => 1,
         };
-        if started != 0 {
+        if started != 0 || !self.let_go() {
             self.command(&[c"delete".into(), c"--force".into(), self.id.clone()], false);
-            return started;
+            return started.max(1);
         }
-        self.let_go();
         loop {
             let (pid, code) = self.next_end();
             let next = self.report(pid, code);
@@ -184,17 +187,21 @@ impl Monitor {
         log.file.is_some()
     }
 
-    /// From here on the caller is gone.
-    fn let_go(&mut self) {
+    /// From here on the caller, who reads to the end of the pipe, is gone; whether it could be told.
+    fn let_go(&mut self) -> bool {
+        if !sys::write_all(1, b"ok\n") {
+            sys::write_all(2, b"dhow-monitor: the caller cannot be told that the container runs\n");
+            return false;
+        }
         sys::end_with_parent(false);
         self.is_alone = true;
-        sys::write_all(1, b"ok\n");
         for fd in [0, 1] {
             sys::replace(&self.null, fd);
         }
         if !matches!(self.output, Output::Inherit) {
             sys::replace(&self.null, 2);
         }
+        true
     }
 
     /// Runs a command of dhow's and waits for it; its exit code.
@@ -210,7 +217,10 @@ impl Monitor {
 
     fn run(&mut self, words: &[CString], stdio: [RawFd; 3]) -> i32 {
         let all: Vec<CString> = self.dhow.iter().chain(words).cloned().collect();
-        let Ok(pid) = sys::spawn(&all, stdio, !self.is_alone) else { return 127 };
+        let Ok(pid) = sys::spawn(&all, stdio, !self.is_alone) else {
+            sys::write_all(2, b"dhow-monitor: dhow itself cannot be started: fork(2) failed\n");
+            return 127;
+        };
         loop {
             if let Some(code) = sys::reap(pid) {
                 return code;
