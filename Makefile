@@ -42,7 +42,7 @@ test: test-needs lint deny build unit integration ## everything that must hold b
 test-needs:
 	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: it makes containers" >&2; exit 1; }
 	$(call say,needs)
-	@.ci/need cc:gcc musl-gcc:musl-tools busybox:busybox-static
+	@.ci/need cc:gcc musl-gcc:musl-tools busybox:busybox-static newuidmap:uidmap
 	@.ci/need containerd:containerd podman:podman || echo "the tests with engines will be skipped"
 
 lint: ## rustfmt and clippy
@@ -75,8 +75,8 @@ integration: ## the binary on the real kernel (bin/dhow must be there)
 
 test-crash: build ## a crash and four errors at every syscall, and a minute of 16 commands at a time (ten minutes)
 	$(STATIC_CARGO) test --locked --package dhow-integration --no-run
-	DHOW_CRASH_STRIDE=1 $(STATIC_CARGO) test --locked --package dhow-integration --test crash -- --nocapture
-	DHOW_CROWD=1000 DHOW_CROWD_SECONDS=60 $(STATIC_CARGO) test --locked --package dhow-integration --test crowd -- --nocapture
+	DHOW_CRASH_STRIDE=1 nice $(STATIC_CARGO) test --locked --package dhow-integration --test crash -- --nocapture
+	DHOW_CROWD=1000 DHOW_CROWD_SECONDS=60 nice $(STATIC_CARGO) test --locked --package dhow-integration --test crowd -- --nocapture
 
 test-vm: ## cgroup v2 with every controller, and systemd, in an emulated machine
 	@.ci/need qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap cpio:cpio mkfs.ext4:e2fsprogs depmod:kmod

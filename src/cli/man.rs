@@ -99,7 +99,7 @@ fn page() -> String {
     page.push_str(".SH GLOBAL OPTIONS\n");
     flags(&mut page, GLOBALS);
     page.push_str(".SH COMMANDS\n");
-    for one in COMMANDS {
+    for one in COMMANDS.iter().filter(|one| !one.is_hidden()) {
         command(&mut page, "", one);
         if one.name == "image" {
             for part in super::image::COMMANDS {

@@ -210,17 +210,31 @@ pub fn spawn(words: &[CString], stdio: [RawFd; 3], bound: bool) -> Result<i32, i
     }
 }
 
-/// Waits for any child that has ended: its pid and wait status. `None` when there is none now.
-pub fn reap() -> Option<(i32, i32)> {
-    let mut status = 0;
-    // SAFETY: writes one number.
-    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
-    (pid > 0).then_some((pid, status))
+/// Looks for any child that has ended, and leaves it the zombie that it is: its pid and exit code,
+/// 128 + N for signal N. `None` when there is none now.
+pub fn look_for_ended() -> Option<(i32, i32)> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: writes one structure that outlives the call.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) };
+    // SAFETY: plain numbers, for which zeroes are valid: what is there when no child has ended.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid(2) fills it in.
+    let pid = unsafe { info.si_pid() };
+    // SAFETY: likewise.
+    let status = unsafe { info.si_status() };
+    let code = if info.si_code == libc::CLD_EXITED { status } else { 128 + status };
+    (result == 0 && pid > 0).then_some((pid, code))
 }
 
-/// A wait status as a shell's exit code: 128 + N for signal N.
-pub fn exit_code(status: i32) -> i32 {
-    if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
+/// Takes a child that has ended: its exit code, as in [`look_for_ended`]. `None` while it lives.
+pub fn reap(pid: i32) -> Option<i32> {
+    let mut status = 0;
+    // SAFETY: writes one number.
+    let ended = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) };
+    let code =
+        if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+    (ended == pid).then_some(code)
 }
 
 /// Waits until one of the fds can be read, or for so many milliseconds (-1: for ever); which can.
