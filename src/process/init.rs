@@ -6,7 +6,7 @@
 use super::credentials::{self, Identity, Sets};
 use super::protocol::{Channel, Message, out_of_turn};
 use super::terminal::Terminal;
-use super::{filter, hooks, lookup, preflight, scheduling, stdio};
+use super::{explain, filter, hooks, lookup, preflight, scheduling, stdio};
 use crate::error::{Class, Context, Error, Result};
 use crate::log;
 use crate::namespaces::{self, Plan as NamespacePlan};
@@ -403,7 +403,7 @@ impl Payload {
         let environment = environment(process);
         let name = process.args.first().cloned().unwrap_or_default();
         let path = lookup::find(&name, &environment)?;
-        preflight::check(&name, &path)?;
+        preflight::check(&name, &path, &environment)?;
         Ok(Payload {
             program: c_string(path.as_os_str().as_bytes())?,
             arguments: c_strings(&process.args)?,
@@ -424,7 +424,7 @@ impl Payload {
         fd::cloexec_from(first).doing("close file descriptors")?;
         filter::install(filter)?;
         nix::unistd::execve(&self.program, &self.arguments, &self.environment).map_err(|errno| {
-            filter::explain_exec(lookup::exec_failed(&self.name, &self.path, errno), errno, filter)
+            filter::explain_exec(explain::exec_failed(&self.name, &self.path, errno), errno, filter)
         })
     }
 }

@@ -6,7 +6,9 @@
 
 pub mod credentials;
 pub mod exec;
+mod explain;
 pub mod filter;
+mod format;
 pub mod hooks;
 pub mod init;
 pub mod lookup;
