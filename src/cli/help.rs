@@ -12,6 +12,12 @@ fn arg(flag: &'static Flag) -> Arg {
         None => arg,
     };
     match flag.value {
+        Some(value) if flag.optional => arg
+            .value_name(value)
+            .action(ArgAction::Append)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
         Some(value) => arg.value_name(value).action(ArgAction::Append).allow_negative_numbers(true),
         // Go's switches take a value too, but only behind an equals sign.
         None => arg
@@ -110,7 +116,7 @@ fn given(matches: &ArgMatches, flags: Vec<&'static Flag>) -> Vec<(&'static str, 
         let kept = if flag.many { 0 } else { all.len().saturating_sub(1) };
         found.extend(all.into_iter().skip(kept).map(|(index, long, value)| {
             // A bare switch was given no value; clap stands in "true" for it.
-            let value = (flag.value.is_some() || value != "true").then_some(value);
+            let value = (flag.value.is_some() && !flag.optional || value != "true").then_some(value);
             (index, long, value)
         }));
     }

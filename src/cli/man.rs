@@ -60,7 +60,11 @@ fn escaped(text: &str) -> String {
 fn flags(page: &mut String, flags: &[Flag]) {
     for flag in flags.iter().filter(|flag| !flag.hidden) {
         let short = flag.short.map(|short| format!("\\-{short}, ")).unwrap_or_default();
-        let value = flag.value.map(|value| format!(" \\fI{}\\fR", escaped(value))).unwrap_or_default();
+        let value = match flag.value {
+            Some(value) if flag.optional => format!("[=\\fI{}\\fR]", escaped(value)),
+            Some(value) => format!(" \\fI{}\\fR", escaped(value)),
+            None => String::new(),
+        };
         let _ =
             writeln!(page, ".TP\n\\fB{short}\\-\\-{}\\fR{value}\n{}", escaped(flag.long), escaped(flag.help));
     }

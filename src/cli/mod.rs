@@ -34,6 +34,7 @@ mod state;
 mod stats;
 mod stop;
 mod table;
+mod timings;
 mod update;
 
 pub use parse::Parsed;
@@ -67,6 +68,8 @@ const GLOBALS: &[Flag] = &[
         "who makes cgroups: cgroupfs, systemd or disabled [default: cgroupfs]",
     ),
     option("rootless", "BOOL", "whether errors of cgroups are ignored: true, false or auto [default: auto]"),
+    option("timings", "FILE", "show where the time went, and write it as a trace that Perfetto opens")
+        .optional(),
     option("criu", "PATH", "taken for compatibility").hidden(),
 ];
 

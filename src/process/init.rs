@@ -14,7 +14,7 @@ use crate::rootfs::{Building, CgroupView, Entered, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::{Hook, HookPoint, NamespaceKind, Process, Spec, State, annotations, sysctl_path};
 use crate::sys::procfs::Proc;
-use crate::sys::{cred, fd, net, prctl, signal, socket};
+use crate::sys::{cred, fd, net, prctl, signal, socket, timing};
 use nix::sched::CloneFlags;
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -64,18 +64,27 @@ pub struct Init<'a> {
 /// # Errors
 /// The step that failed. The caller sends it to the parent.
 pub fn become_payload(init: &Init<'_>, channel: &Channel) -> Result<Infallible> {
+    timing::step("enter namespaces and cgroup");
     init.enter_namespaces(channel)?;
+    timing::step("begin a session");
     init.await_devices(channel)?;
     init.begin_session()?;
+    timing::step("mount the rootfs");
     let (mut entered, console) = init.build_rootfs(channel)?;
+    timing::step("sysctls, masks, read-only paths");
     init.finish_rootfs(&mut entered)?;
+    timing::step("become the user");
     init.become_user(&mut entered, channel, console)?;
     drop(entered);
+    timing::step("look for the program");
     let payload = Payload::prepare(init.process)?;
     let filter = filter::hand_over(init.filter, channel)?;
+    timing::step("close what is the host's");
     init.let_go_of_the_host(channel);
+    timing::step("wait for start");
     let starter = init.await_start(channel)?;
     let starter = starter.as_ref().unwrap_or(channel);
+    timing::step("become the payload");
     let outcome = init.run_payload(filter, &payload);
     let Err(error) = outcome;
     // Whoever started the container hears it; the one that created it has long gone.
