@@ -2,6 +2,7 @@
 //! file has its flags and nothing else.
 
 mod bundle;
+mod check;
 mod commit;
 mod cp;
 mod create;
@@ -86,6 +87,7 @@ const COMMANDS: &[Command] = &[
     stop::WAIT,
     inspect::COMMAND,
     doctor::COMMAND,
+    check::COMMAND,
     logs::COMMAND,
     exec::COMMAND,
     pause::PAUSE,
@@ -299,6 +301,9 @@ mod tests {
         "restart -t 3 a",
         "wait a b",
         "doctor --fix --format json",
+        "check --severity high -f json /b",
+        "--timings run id",
+        "run --timings=/f id",
         "logs -f --tail 3 --since 10m -t id",
         "run -d --restart on-failure:3 --log-driver json-file --log-opt max-size=1m --log-opt max-file=2 id",
         "kill --all id SIGTERM",

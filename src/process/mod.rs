@@ -8,7 +8,7 @@ pub mod credentials;
 pub mod exec;
 mod explain;
 pub mod filter;
-mod format;
+pub mod format;
 pub mod hooks;
 pub mod init;
 pub mod lookup;

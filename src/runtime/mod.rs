@@ -1,5 +1,6 @@
 //! What dhow does: one file per command, each reading as that command's story.
 
+mod check;
 mod cni;
 mod container;
 mod copy;
@@ -31,6 +32,7 @@ mod trees;
 mod undo;
 mod update;
 
+pub use check::{Matter, Remark, Severity, check};
 pub use cni::Network as CniNetwork;
 pub use container::{Container, Context};
 pub use copy::{Copy, CopyOptions, copy};
