@@ -4,6 +4,7 @@
 mod bundle;
 mod check;
 mod commit;
+mod completion;
 mod cp;
 mod create;
 mod delete;
@@ -104,6 +105,7 @@ const COMMANDS: &[Command] = &[
     bundle::COMMAND,
     diff::COMMAND,
     commit::COMMAND,
+    completion::COMMAND,
     cp::COMMAND,
     monitor::EXITED,
     monitor::REVIVE,
@@ -132,6 +134,9 @@ pub fn understand(argv: &[String]) -> Call {
     }
     if let Some(parsed) = parse::parse(argv, GLOBALS, COMMANDS) {
         return Call::Command(parsed);
+    }
+    if let Some(text) = help::topic(argv) {
+        return Call::Text(text);
     }
     match help::parse(argv, GLOBALS, COMMANDS, VERSION) {
         Ok(parsed) => Call::Command(parsed),
