@@ -120,7 +120,7 @@ fn zsh() -> String {
     };
     let mut text = String::from(
         "#compdef dhow\n# zsh completion for dhow, made by `dhow completion zsh`.\n\
-         _dhow_containers() { local -a ids; ids=(${(f)\"$(dhow list -q 2>/dev/null)\"}); compadd -a ids }}\n\
+         _dhow_containers() { local -a ids; ids=(${(f)\"$(dhow list -q 2>/dev/null)\"}); compadd -a ids; }}\n\
          _dhow() {{\n    local curcontext=$curcontext state line\n    local -a commands\n    commands=(\n",
     );
     for command in COMMANDS {
