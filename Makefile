@@ -110,11 +110,16 @@ peers: ## other runtimes and engines, in a Debian sid folder
 	@.ci/need debootstrap:debootstrap
 	integration/peers.sh all
 
-install: build ## bin/dhow and its man page below $(DESTDIR)$(PREFIX)
+install: build ## bin/dhow, its man pages and completions below $(DESTDIR)$(PREFIX)
 	install -D -m 755 bin/dhow $(DESTDIR)$(PREFIX)/bin/dhow
 	install -D -m 755 bin/dhow-registry $(DESTDIR)$(PREFIX)/bin/dhow-registry
 	install -D -m 755 bin/dhow-monitor $(DESTDIR)$(PREFIX)/bin/dhow-monitor
-	install -D -m 644 man/dhow.8 $(DESTDIR)$(PREFIX)/share/man/man8/dhow.8
+	install -d $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 644 man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	bin/dhow completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/dhow
+	bin/dhow completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_dhow
+	bin/dhow completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/dhow.fish
 
 clean: ## what was built
 	cargo clean

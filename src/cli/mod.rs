@@ -2,8 +2,10 @@
 //! file has its flags and nothing else.
 
 mod bundle;
+mod check;
 mod checkpoint;
 mod commit;
+mod completion;
 mod cp;
 mod create;
 mod delete;
@@ -35,6 +37,7 @@ mod state;
 mod stats;
 mod stop;
 mod table;
+mod timings;
 mod update;
 
 pub use parse::Parsed;
@@ -68,6 +71,8 @@ const GLOBALS: &[Flag] = &[
         "who makes cgroups: cgroupfs, systemd or disabled [default: cgroupfs]",
     ),
     option("rootless", "BOOL", "whether errors of cgroups are ignored: true, false or auto [default: auto]"),
+    option("timings", "FILE", "show where the time went, and write it as a trace that Perfetto opens")
+        .optional(),
     option("criu", "PATH", "taken for compatibility").hidden(),
 ];
 
@@ -84,6 +89,7 @@ const COMMANDS: &[Command] = &[
     stop::WAIT,
     inspect::COMMAND,
     doctor::COMMAND,
+    check::COMMAND,
     logs::COMMAND,
     exec::COMMAND,
     pause::PAUSE,
@@ -100,6 +106,7 @@ const COMMANDS: &[Command] = &[
     bundle::COMMAND,
     diff::COMMAND,
     commit::COMMAND,
+    completion::COMMAND,
     cp::COMMAND,
     monitor::EXITED,
     monitor::REVIVE,
@@ -130,6 +137,9 @@ pub fn understand(argv: &[String]) -> Call {
     }
     if let Some(parsed) = parse::parse(argv, GLOBALS, COMMANDS) {
         return Call::Command(parsed);
+    }
+    if let Some(text) = help::topic(argv) {
+        return Call::Text(text);
     }
     match help::parse(argv, GLOBALS, COMMANDS, VERSION) {
         Ok(parsed) => Call::Command(parsed),
@@ -307,6 +317,9 @@ mod tests {
         "restart -t 3 a",
         "wait a b",
         "doctor --fix --format json",
+        "check --severity high -f json /b",
+        "--timings run id",
+        "run --timings=/f id",
         "logs -f --tail 3 --since 10m -t id",
         "run -d --restart on-failure:3 --log-driver json-file --log-opt max-size=1m --log-opt max-file=2 id",
         "kill --all id SIGTERM",
@@ -410,10 +423,10 @@ mod tests {
             assert!(COMMANDS.iter().any(|command| command.name == name));
             for text in [shown("--help"), shown("help"), shown(""), man.clone()] {
                 let names = |line: &str| line.trim_start().starts_with(&format!("{name} "));
-                assert!(!text.lines().any(names) && !text.contains(&format!("\\fB{name}\\fR")), "{text}");
+                assert!(!text.lines().any(names) && !text.contains(&format!("dhow\\-{name} ")), "{text}");
             }
         }
-        assert!(shown("--help").contains("inspect") && man.contains("\\fBinspect\\fR"));
+        assert!(shown("--help").contains("inspect") && man.contains("dhow\\-inspect "));
     }
 
     #[test]

@@ -7,7 +7,9 @@
 pub mod credentials;
 pub mod criu;
 pub mod exec;
+mod explain;
 pub mod filter;
+pub mod format;
 pub mod hooks;
 pub mod init;
 pub mod lookup;

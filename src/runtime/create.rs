@@ -23,7 +23,7 @@ use crate::spec::{
 };
 use crate::state::{Init, Locked, Phase, Record, Status, Supervision, Undo};
 use crate::sys::clone::Child;
-use crate::sys::{pidfd, signal, socket, time};
+use crate::sys::{pidfd, signal, socket, time, timing};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -97,6 +97,7 @@ pub struct Created {
 /// # Errors
 /// Whatever is wrong with the bundle, the host or the caller's rights. Nothing is left behind.
 pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Result<Created> {
+    timing::step("read and plan");
     if !request.again {
         context.store.check_free(&request.id)?;
     }
@@ -105,9 +106,12 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
     let planned = Planned::new(context, request, &console, started_by)?;
     log::debug(|| format!("create {}: rootfs {}", request.id, planned.rootfs.rootfs.display()));
     signal::take_requests().doing("take signals")?;
+    timing::step("write the record");
     let recorded = planned.record(context, request)?;
     let mut spawned = recorded.spawn(&planned, request, started_by)?;
+    timing::step("set up the init from outside");
     let master = spawned.configure(&planned, request).map_err(|error| spawned.explain(error))?;
+    timing::step("write down that it is created");
     let kept = match (master, console) {
         (Some(master), Some(socket)) => {
             send_console(&socket, &master)?;
@@ -353,6 +357,7 @@ impl Recorded {
 
     /// Makes the cgroup and the init.
     fn spawn(mut self, planned: &Planned, request: &Request, started_by: StartedBy) -> Result<Spawned> {
+        timing::step("make the cgroup");
         self.cgroup.create()?;
         self.cgroup.mark(&self.locked()?.mark());
         if planned.rootless {
@@ -365,6 +370,7 @@ impl Recorded {
             true => self.cgroup.apply_rootless(&resources)?,
             false => self.cgroup.apply(&resources)?,
         }
+        timing::step("plan the init");
         let placement = self.cgroup.placement()?;
         let listener = match started_by {
             StartedBy::Start => Some(listen(self.locked()?)?),
@@ -394,6 +400,7 @@ impl Recorded {
             listener,
         };
         let flags = planned.namespaces.clone_flags();
+        timing::step("clone the init");
         let into = placement.cgroup_fd();
         let spawned = if planned.namespaces.staged {
             let enter = || {
@@ -511,9 +518,11 @@ impl Spawned {
             channel.send(&Message::Delegated(recorded.cgroup.delegate(name, owner)?))?;
         }
         let mut console = None;
+        timing::step("wait for the init");
         loop {
             match channel.expect()? {
                 Message::HooksPlease => {
+                    timing::step("run the runtime's hooks");
                     // A hook may hang; `kill` and `delete --force` must find the init then.
                     let mut record = recorded.record.clone();
                     record.init = pidfd::stat(child.pid)
@@ -522,6 +531,7 @@ impl Spawned {
                     recorded.locked()?.write(&record)?;
                     run_hooks(planned, &recorded.record.id, child.pid.as_raw())?;
                     channel.send(&Message::HooksDone)?;
+                    timing::step("wait for the init");
                 }
                 Message::DevicesPlease => {
                     namespaces::move_devices(child.pid, &planned.spec().linux.net_devices)?;

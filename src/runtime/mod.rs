@@ -1,5 +1,6 @@
 //! What dhow does: one file per command, each reading as that command's story.
 
+mod check;
 mod checkpoint;
 mod cni;
 mod container;
@@ -33,6 +34,7 @@ mod trees;
 mod undo;
 mod update;
 
+pub use check::{Matter, Remark, Severity, check};
 pub use checkpoint::{CheckpointOptions, checkpoint};
 pub use cni::Network as CniNetwork;
 pub use container::{Container, Context};
