@@ -4,6 +4,8 @@
 use dhow_integration::command::{Running, binary, workspace};
 use dhow_integration::engine::{Jail, busybox_archive};
 use dhow_integration::{Outcome, Runner, Scene, cgroup, eventually, machine, skip_unless};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -92,9 +94,9 @@ impl<'s> Engine<'s> {
         eventually("containerd answers", || self.try_ctr(&["version"]).code == 0);
     }
 
-    fn end(&mut self, signal: nix::sys::signal::Signal) {
+    fn end(&mut self, signal: Signal) {
         let Some(daemon) = self.daemon.take() else { return };
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon.pid()), signal);
+        let _ = kill(Pid::from_raw(daemon.pid()), signal);
         if std::thread::panicking() {
             eprintln!("containerd said: {}", daemon.stderr());
         }
@@ -137,11 +139,20 @@ impl<'s> Engine<'s> {
 
     /// The shims of this containerd, by pid.
     fn shims(&self) -> Vec<i32> {
+        self.processes(SHIM)
+    }
+
+    /// The commands of the runtime that are at work.
+    fn commands(&self) -> Vec<i32> {
+        self.processes(binary().to_str().unwrap())
+    }
+
+    fn processes(&self, program: &str) -> Vec<i32> {
         let tag = self.scene.tag();
         let is_it = |pid: &i32| {
             let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let words = String::from_utf8_lossy(&words).into_owned();
-            words.contains(SHIM) && words.contains(tag)
+            words.split('\0').next().is_some_and(|first| first.contains(program)) && words.contains(tag)
         };
         let all = fs::read_dir("/proc").unwrap().flatten();
         all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_it).collect()
@@ -161,7 +172,7 @@ impl<'s> Engine<'s> {
         assert!(names(self.bundles()).is_empty(), "bundles stay: {:?}", names(self.bundles()));
         let state = self.scene.dir().join("runtime").join(self.scene.tag());
         assert!(names(state.clone()).is_empty(), "state stays: {:?}", names(state));
-        self.end(nix::sys::signal::Signal::SIGTERM);
+        self.end(Signal::SIGTERM);
         let scene = self.scene;
         drop(self);
         for dir in cgroup::named_after(scene.tag()) {
@@ -177,10 +188,10 @@ impl Drop for Engine<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for shim in self.shims() {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::SIGKILL);
+                let _ = kill(Pid::from_raw(shim), Signal::SIGKILL);
             }
         }
-        self.end(nix::sys::signal::Signal::SIGTERM);
+        self.end(Signal::SIGTERM);
     }
 }
 
@@ -260,7 +271,7 @@ fn a_container_lives_and_every_event_is_told_in_order() {
         ];
         eventually("all events came", || of_long(&events.stdout()).len() >= expected.len());
         assert_eq!(of_long(&events.stdout()), expected);
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(events.pid()), nix::sys::signal::SIGTERM);
+        let _ = kill(Pid::from_raw(events.pid()), Signal::SIGTERM);
         events.wait();
         engine.finish();
     });
@@ -358,7 +369,6 @@ fn one_small_shim_serves_a_pod() {
 #[test]
 fn killed_shims_leave_nothing_and_killed_containerds_find_their_containers() {
     needs!();
-    use nix::sys::signal::{Signal, kill};
     with_each(|mut engine| {
         for id in ["a", "b", "c"] {
             engine.run(&["--detach"], id, &["/payload", "signal-wait"]).ok();
@@ -373,7 +383,7 @@ fn killed_shims_leave_nothing_and_killed_containerds_find_their_containers() {
         eventually("its end is seen", || engine.ctr(&["task", "ls"]).stdout.contains("STOPPED"));
         engine.ctr(&["task", "delete", "--force", "a"]);
         for shim in engine.shims() {
-            kill(nix::unistd::Pid::from_raw(shim), Signal::SIGKILL).unwrap();
+            kill(Pid::from_raw(shim), Signal::SIGKILL).unwrap();
         }
         eventually("containerd has cleaned up", || {
             !engine.ctr(&["task", "ls", "-q"]).stdout.lines().any(|line| line == "b" || line == "c")
@@ -397,11 +407,94 @@ fn memory_that_runs_out_is_told_before_the_end() {
         let has = |topic: &str| events.stdout().find(topic);
         eventually("both events came", || has("/tasks/oom").is_some() && has("/tasks/exit").is_some());
         assert!(has("/tasks/oom") < has("/tasks/exit"), "{}", events.stdout());
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(events.pid()), Signal::SIGTERM);
+        let _ = kill(Pid::from_raw(events.pid()), Signal::SIGTERM);
         events.wait();
         engine.finish();
     });
-    use nix::sys::signal::Signal;
+}
+
+#[test]
+fn options_and_layers_are_heeded() {
+    needs!();
+    with_each(|engine| {
+        let options = engine.scene.dir().join("containerd/options.toml");
+        let cgroup = format!("{}-shims", engine.scene.tag());
+        let more = format!("IoUid = 1000\nIoGid = 1001\nShimCgroup = \"/{cgroup}\"\nNoPivotRoot = true\n");
+        fs::OpenOptions::new().append(true).open(&options).unwrap().write_all(more.as_bytes()).unwrap();
+        // The last --snapshotter counts.
+        let layers = ["--snapshotter", "overlayfs", "--detach"];
+        let log = engine.scene.dir().join("out.fifo");
+        Runner::new("mkfifo").args([log.to_str().unwrap()]).run().ok();
+        let reader = Runner::new("cat").args([log.to_str().unwrap()]).spawn();
+        let uri = format!("fifo://{}", log.display());
+        let words = ["/payload", "stat", "/proc/self/fd/1", "--", "mounts", "--", "signal-wait"];
+        engine.run(&[&layers[..], &["--log-uri", &uri]].concat(), "layered", &words).ok();
+        eventually("it says something", || {
+            reader.stdout().contains("signal-wait") || reader.stdout().contains(" / ")
+        });
+        let said = reader.stdout();
+        assert!(said.contains("1000") && said.contains("1001"), "the pipe has its owner: {said}");
+        assert!(said.lines().any(|line| line.contains(" / ") && line.contains("- overlay ")), "{said}");
+        let state = engine.scene.dir().join("runtime").join(engine.scene.tag()).join("layered");
+        assert!(state.exists(), "--root is what the options say");
+        let shim = engine.shims()[0];
+        let cgroups = fs::read_to_string(format!("/proc/{shim}/cgroup")).unwrap();
+        assert!(cgroups.contains(&cgroup), "{cgroups}");
+        engine.ctr(&["task", "delete", "--force", "layered"]);
+        engine.ctr(&["container", "delete", "layered"]);
+        reader.wait();
+        engine.finish();
+    });
+}
+
+/// Containers come and go, and meanwhile shims, commands of the runtime and containerd are killed.
+#[test]
+fn kills_under_load_leave_nothing() {
+    needs!();
+    with_each(|mut engine| {
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let go_on = || !over.load(std::sync::atomic::Ordering::Relaxed);
+        for _ in 0..2 {
+            std::thread::scope(|scope| {
+                for worker in 0..4 {
+                    let (engine, go_on) = (&engine, &go_on);
+                    scope.spawn(move || {
+                        for round in 0.. {
+                            if !go_on() {
+                                break;
+                            }
+                            let id = format!("w{worker}-{round}-{}", std::process::id());
+                            // Whatever becomes of it.
+                            let _ = engine.run(&["--rm"], &id, &["/payload", "sleep", "0.3"]);
+                        }
+                    });
+                }
+                for round in 0..12 {
+                    std::thread::sleep(Duration::from_millis(250));
+                    let victims = if round % 3 == 2 { engine.commands() } else { engine.shims() };
+                    if let Some(victim) = victims.first() {
+                        let _ = kill(Pid::from_raw(*victim), Signal::SIGKILL);
+                    }
+                }
+                let daemon = engine.daemon.as_ref().unwrap().pid();
+                kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+                over.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            engine.end(Signal::SIGKILL);
+            engine.begin();
+            over.store(false, std::sync::atomic::Ordering::Relaxed);
+        }
+        eventually("all can be deleted", || {
+            for id in engine.ctr(&["task", "ls", "-q"]).stdout.lines() {
+                let _ = engine.try_ctr(&["task", "delete", "--force", id]);
+            }
+            for id in engine.ctr(&["container", "ls", "-q"]).stdout.lines() {
+                let _ = engine.try_ctr(&["container", "delete", id]);
+            }
+            engine.ctr(&["container", "ls", "-q"]).stdout.trim().is_empty()
+        });
+        engine.finish();
+    });
 }
 
 /// Asks the shim itself, as containerd would.

@@ -90,8 +90,8 @@ impl Runtime {
 /// The error that a command logged last.
 pub fn last_error(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<LogLine>(line).ok());
-    lines.filter(|line| line.level == "error").last().map(|line| line.msg).unwrap_or_default()
+    let mut lines = text.lines().rev().filter_map(|line| serde_json::from_str::<LogLine>(line).ok());
+    lines.find(|line| line.level == "error").map(|line| line.msg).unwrap_or_default()
 }
 
 /// What the shim wants to know of a bundle's config.json.

@@ -7,7 +7,7 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 /// Where a process reads and writes, as containerd says it; empty for nowhere.
@@ -75,7 +75,7 @@ impl Copy {
                         return true;
                     }
                     Err(error) if error.kind() == ErrorKind::Interrupted => {
-                        self.rest = buffer[..length].to_vec()
+                        self.rest = buffer[..length].to_vec();
                     }
                     Err(_) => return false,
                 },
@@ -95,13 +95,6 @@ pub struct Prepared {
     /// Its stdin, stdout and stderr; the shim closes them once the process has them.
     pub files: [OwnedFd; 3],
     pub copies: Vec<Copy>,
-}
-
-impl Prepared {
-    /// The files' numbers.
-    pub fn numbers(&self) -> [RawFd; 3] {
-        [self.files[0].as_raw_fd(), self.files[1].as_raw_fd(), self.files[2].as_raw_fd()]
-    }
 }
 
 /// Opens all that a process without a terminal needs.
@@ -286,9 +279,9 @@ mod tests {
     #[test]
     fn a_full_reader_holds_the_copy_up_and_nothing_is_lost() {
         let ((from, mut feed), (mut out, to)) = (sys_pipe(), sys_pipe());
-        feed.set_len(0).ok();
         let text: Vec<u8> = (0..200_000u32).map(|n| (n % 251) as u8).collect();
         let expected = text.clone();
+        blocks(&OwnedFd::from(feed.try_clone().unwrap()), true);
         let writer = std::thread::spawn(move || feed.write_all(&text).unwrap());
         let mut copy = Copy::new(1, Way::Out, from, to);
         let mut seen = Vec::new();
@@ -306,6 +299,7 @@ mod tests {
 
     fn sys_pipe() -> (File, File) {
         let (reader, writer) = pipe().unwrap();
+        blocks(&writer, false);
         (reader.into(), writer.into())
     }
 }

@@ -245,7 +245,7 @@ fn start(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let stage = process(shim, message)?.stage;
     match (exec.is_empty(), stage) {
         (true, Stage::Created) => {}
-        (false, Stage::Made) => return start_exec(shim, caller, id, exec),
+        (false, Stage::Made) => return start_exec(shim, caller, &id, &exec),
         (_, Stage::Stopped) => return Err(refuse("cannot start a process that has ended")),
         _ => return Err(refuse("the process is started already")),
     }
@@ -276,17 +276,17 @@ fn refuse(text: &str) -> Status {
     Status::new(Code::FailedPrecondition, format!("{text}: failed precondition"))
 }
 
-fn start_exec(shim: &mut Shim, caller: Caller, id: String, exec: String) -> Now {
-    let container = container(shim, &id)?;
+fn start_exec(shim: &mut Shim, caller: Caller, id: &str, exec: &str) -> Now {
+    let container = container(shim, id)?;
     let bundle = container.bundle.clone();
-    let Some(process) = container.process(&exec) else { return Err(failed("the process is gone")) };
+    let Some(process) = container.process(exec) else { return Err(failed("the process is gone")) };
     process.stage = Stage::Starting;
     let spec = bundle.join(format!("exec-{}.json", process.number));
     let pid_file = bundle.join(format!("exec-{}.pid", process.number));
     fs::write(&spec, &process.spec).map_err(|error| failed(format!("write {}: {error}", spec.display())))?;
     let (spec_text, pid_text) = (spec.display().to_string(), pid_file.display().to_string());
     let words = vec!["exec", "--process", &spec_text, "--detach", "--pid-file", &pid_text];
-    let making = Making { id: id.clone(), exec: exec.clone(), pid_file };
+    let making = Making { id: id.to_owned(), exec: exec.to_owned(), pid_file };
     let spec_of = spec.clone();
     let begun = make(shim, &making, words, move |shim, making, result| {
         let _ = fs::remove_file(&spec_of);
@@ -309,7 +309,7 @@ fn start_exec(shim: &mut Shim, caller: Caller, id: String, exec: String) -> Now 
     });
     if let Err(error) = begun {
         let _ = fs::remove_file(&spec);
-        not_begun(shim, &id, &exec);
+        not_begun(shim, id, exec);
         return Err(failed(error));
     }
     Ok(None)
@@ -446,24 +446,31 @@ fn delete(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
         if outcome.code != 0 && !outcome.message.contains("does not exist") {
             return shim.answer(caller, Err(failed(format!("dhow delete failed: {}", outcome.message))));
         }
-        drop_container(shim, &id);
-        let event =
-            Writer::new().bytes(1, &id).number(2, pid).number(3, end.code).time(4, end.at).bytes(5, &id);
-        shim.publisher.publish("/tasks/delete", "TaskDelete", event);
+        // Somebody else may have asked at the same time: it is told once.
+        if drop_container(shim, &id) {
+            let event =
+                Writer::new().bytes(1, &id).number(2, pid).number(3, end.code).time(4, end.at).bytes(5, &id);
+            shim.publisher.publish("/tasks/delete", "TaskDelete", event);
+        }
         shim.answer(caller, Ok(answer));
     };
     shim.run(&runtime, &bundle, &["delete", &name], Stdio::None, Box::new(then));
     Ok(None)
 }
 
-/// Forgets a container: its output, its mounts and itself.
-fn drop_container(shim: &mut Shim, id: &str) {
-    let Some(container) = shim.containers.remove(id) else { return };
-    let execs = container.execs.values().map(|exec| exec.number);
-    for number in execs.chain([container.init.number]) {
-        drop_copies(shim, number, false);
+/// Forgets a container, its output, its mounts and itself; whether it was there.
+fn drop_container(shim: &mut Shim, id: &str) -> bool {
+    let Some(container) = shim.containers.remove(id) else { return false };
+    for process in container.execs.into_values().chain([container.init]) {
+        drop_copies(shim, process.number, false);
+        // It was deleted before it ran, or killed by the deletion: its end will not be looked at.
+        let end = End { code: 137, at: sys::now() };
+        for waiter in process.waiters {
+            shim.answer(waiter, Ok(ending(end)));
+        }
     }
     mounts::unmount_all(&container.bundle.join("rootfs"));
+    true
 }
 
 /// Ends a process' copies: at once, or when what is there has gone through.
