@@ -176,7 +176,7 @@ fn sixteen_commands_at_a_time_on_shared_containers() {
             });
         }
         let clean = wait::PATIENCE * 4;
-        let is_clean = dhow_integration::holds_within(clean, || scene.leaks().is_empty());
+        let is_clean = holds_within(clean, || scene.leaks().is_empty());
         over.store(true, Ordering::Relaxed);
         assert!(results.iter().all(Result::is_ok), "seed {seed}: see above");
         assert!(is_clean, "seed {seed}: {:#?}", scene.leaks());
