@@ -20,14 +20,15 @@ say = @printf '\n== %s\n' "$(1)"
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
 
-build: bin/dhow-registry ## bin/dhow, and bin/dhow-monitor and bin/dhow-registry beside it: static executables
+build: bin/dhow-registry ## bin/dhow and its companions beside it: static executables
 	@case "$(TARGET)" in *-musl) .ci/need musl-gcc:musl-tools;; esac
 	$(STATIC_CARGO) build --locked --release --package dhow --bin dhow
 	$(STATIC_CARGO) build --locked --release --package dhow-monitor
+	$(STATIC_CARGO) build --locked --release --package containerd-shim-dhow-v2
 	@mkdir -p bin
-	@for program in dhow dhow-monitor; do \
+	@for program in dhow dhow-monitor containerd-shim-dhow-v2; do \
 	    cp target/$(TARGET)/release/$$program bin/.$$program.new && mv bin/.$$program.new bin/$$program; done
-	@ls -l bin/dhow bin/dhow-monitor
+	@ls -l bin/dhow bin/dhow-monitor bin/containerd-shim-dhow-v2
 
 # What talks to registries has its own dependencies, and is built when it has changed.
 bin/dhow-registry: $(wildcard shims/registry/src/*.rs) shims/registry/Cargo.toml shims/registry/Cargo.lock
@@ -60,7 +61,7 @@ deny: ## licences, sources and duplicates of the dependencies
 unit: ## unit tests
 	$(call say,unit tests)
 	cargo test --locked --package dhow
-	cargo test --locked --package dhow-bench --package dhow-shim-common
+	cargo test --locked --package dhow-bench --package dhow-shim-common --package containerd-shim-dhow-v2
 	cargo test --locked --manifest-path shims/registry/Cargo.toml --target-dir target/registry
 
 # Twice: with the machine's own cgroup layout, and with cgroup v2 alone where that differs.
@@ -114,11 +115,20 @@ peers: ## other runtimes and engines, in a Debian sid folder
 	@.ci/need debootstrap:debootstrap
 	integration/peers.sh all
 
-install: build ## bin/dhow and its man page below $(DESTDIR)$(PREFIX)
+install: build ## bin/dhow, its companions, man pages and completions below $(DESTDIR)$(PREFIX)
 	install -D -m 755 bin/dhow $(DESTDIR)$(PREFIX)/bin/dhow
 	install -D -m 755 bin/dhow-registry $(DESTDIR)$(PREFIX)/bin/dhow-registry
 	install -D -m 755 bin/dhow-monitor $(DESTDIR)$(PREFIX)/bin/dhow-monitor
-	install -D -m 644 man/dhow.8 $(DESTDIR)$(PREFIX)/share/man/man8/dhow.8
+	install -D -m 755 bin/containerd-shim-dhow-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-dhow-v2
+	install -d $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 644 man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	bin/dhow completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/dhow
+	bin/dhow completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_dhow
+	bin/dhow completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/dhow.fish
+	@echo "docker:     dockerd --add-runtime dhow=$(PREFIX)/bin/dhow --default-runtime dhow"
+	@echo "containerd: ctr run --runtime io.containerd.dhow.v2 IMAGE ID"
+	@echo "podman:     podman --runtime $(PREFIX)/bin/dhow run IMAGE"
 
 clean: ## what was built
 	cargo clean

@@ -71,7 +71,10 @@ pub fn bundle(store: &Store, image: &Image, directory: &Path, options: &Options)
 }
 
 /// Writes a bundle's files into an empty directory; config.json, which makes it one, is the last.
-pub(super) fn write(store: &Store, image: &Image, directory: &Path, options: &Options) -> Result<()> {
+///
+/// # Errors
+/// When the directory cannot be written, or the image does not say what to run and as whom.
+pub fn write(store: &Store, image: &Image, directory: &Path, options: &Options) -> Result<()> {
     let doing = "make the bundle";
     let shown = || directory.display().to_string();
     let overlay = Overlay { volatile: options.ephemeral, ..overlay(store, image, directory)? };

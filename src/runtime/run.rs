@@ -13,7 +13,7 @@ use crate::log;
 use crate::process::protocol::Message;
 use crate::state::{Phase, Status};
 use crate::sys::clone::{Child, Forked, clone3, exit_now};
-use crate::sys::pidfd;
+use crate::sys::{pidfd, timing};
 use nix::sched::CloneFlags;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -53,11 +53,13 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     let Created { locked, record, child, channel, console } = created;
     let container = Container { record: record.clone(), status: Status::Created, unreported: None };
     let relay = Relay::open(&locked);
+    timing::step("wait for the payload");
     let started = relay
         .as_ref()
         .map_err(Clone::clone)
         .and_then(|_| channel.send(&Message::Start))
         .and_then(|()| start::confirm(&channel))
+        .inspect(|()| timing::step("write down that it runs"))
         .and_then(|()| start::mark_started(&locked, container, Some(&child.pidfd)))
         .and_then(|()| go_on());
     if let Err(error) = started {
@@ -86,7 +88,9 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     if let Ok(Some(relay)) = relay {
         relay.in_background(&child)?;
     }
+    timing::step("the payload runs");
     let status = stay(&child, &signals, console)?;
+    timing::step("delete");
     if status == KILLED {
         // Told before the cgroup that knows it is gone.
         if let Some(words) = Container::open(context, &request.id)
