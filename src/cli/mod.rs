@@ -3,6 +3,7 @@
 
 mod bundle;
 mod check;
+mod checkpoint;
 mod commit;
 mod completion;
 mod cp;
@@ -109,6 +110,8 @@ const COMMANDS: &[Command] = &[
     cp::COMMAND,
     monitor::EXITED,
     monitor::REVIVE,
+    checkpoint::CHECKPOINT,
+    checkpoint::RESTORE,
 ];
 
 /// What `--version` prints. go-runc looks for a first line that begins with `runc version`, docker
@@ -153,6 +156,14 @@ fn one_line(text: &str) -> String {
     let words = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut paragraphs = text.split("\n\n").map(words).filter(|paragraph| !paragraph.is_empty());
     let wrong = paragraphs.next().unwrap_or_default();
+    // podman looks for these words to find out what restore can do.
+    let wrong = match wrong.strip_prefix("error: a value is required for '") {
+        Some(rest) => {
+            let flag = rest.split([' ', '\'']).next().unwrap_or_default();
+            format!("flag needs an argument: {}", flag.trim_start_matches('-'))
+        }
+        None => wrong,
+    };
     let hint = paragraphs.find(|paragraph| paragraph.starts_with("tip: ")).map(|tip| format!(" ({tip})"));
     let hint = hint.unwrap_or_else(|| " (try --help)".to_owned());
     format!("dhow: {}{hint}\n", wrong.strip_prefix("error: ").unwrap_or(&wrong))
@@ -374,7 +385,7 @@ mod tests {
             ("nonsense", "unrecognized subcommand 'nonsense'"),
             ("create", "container-id"),
             ("create --bundel /b id", "unexpected argument '--bundel'"),
-            ("create --bundle", "a value is required for '--bundle"),
+            ("create --bundle", "flag needs an argument: bundle"),
             ("start a b", "unexpected argument 'b'"),
             ("run --image x a b", "unexpected argument 'b'"),
             ("run -d", "container-id"),

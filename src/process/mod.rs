@@ -5,6 +5,7 @@
 //! order ([`init`], [`exec`]) and ends in execve(2), or in an error that crosses the socket whole.
 
 pub mod credentials;
+pub mod criu;
 pub mod exec;
 mod explain;
 pub mod filter;

@@ -68,7 +68,7 @@ impl Container {
         let same_boot = record.boot == boot_id()?;
         let stat = if same_boot { record.init.map_or(Ok(None), Init::stat)? } else { None };
         let alive = stat.is_some_and(|stat| !stat.has_ended());
-        let executed = stat.is_some_and(|stat| stat.has_executed);
+        let executed = record.restored || stat.is_some_and(|stat| stat.has_executed);
         let frozen = alive && manager_of(&record)?.is_frozen()?;
         let monitored = same_boot && record.phase == Phase::Restarting && monitor_lives(&record)?;
         let status = Status::of(Facts { phase: record.phase, same_boot, alive, executed, frozen, monitored });

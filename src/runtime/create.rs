@@ -145,7 +145,7 @@ pub(super) struct Planned {
 }
 
 impl Planned {
-    fn new(
+    pub(super) fn new(
         context: &Context,
         request: &Request,
         console: &Option<OwnedFd>,
@@ -206,7 +206,7 @@ impl Planned {
         &self.config.spec
     }
 
-    fn resources(&self) -> std::borrow::Cow<'_, Resources> {
+    pub(super) fn resources(&self) -> std::borrow::Cow<'_, Resources> {
         match &self.spec().linux.resources {
             Some(resources) => std::borrow::Cow::Borrowed(resources),
             None => std::borrow::Cow::Owned(Resources::default()),
@@ -244,7 +244,7 @@ impl Planned {
     }
 
     /// Takes the id, and writes down how to take back what comes next.
-    fn record(&self, context: &Context, request: &Request) -> Result<Recorded> {
+    pub(super) fn record(&self, context: &Context, request: &Request) -> Result<Recorded> {
         let cgroup = self.cgroup.take().unwrap_or(Manager::Disabled);
         let undo = self.journal(request, &cgroup)?;
         let boot = container::boot_id()?.to_owned();
@@ -293,12 +293,12 @@ impl Planned {
 }
 
 /// A container that has a record and a lock. Dropped, it takes them back.
-struct Recorded {
-    locked: Option<Locked>,
+pub(super) struct Recorded {
+    pub(super) locked: Option<Locked>,
     /// What it was, if it has run before: it then goes back to that.
     before: Option<Box<Record>>,
-    record: Record,
-    cgroup: Manager,
+    pub(super) record: Record,
+    pub(super) cgroup: Manager,
 }
 
 impl Drop for Recorded {
@@ -342,6 +342,10 @@ fn reclaim(context: &Context, id: &str) -> Result<(Locked, Box<Record>)> {
 }
 
 impl Recorded {
+    pub(super) fn path(&self) -> Result<&Path> {
+        Ok(self.locked()?.path())
+    }
+
     fn locked(&self) -> Result<&Locked> {
         self.locked.as_ref().ok_or_else(|| Error::new(Class::Internal, "use a container that was given away"))
     }
@@ -627,7 +631,7 @@ fn send_pidfd_to_receiver(spec: &Spec, child: &Child) -> Result<()> {
         .map_err(|error| error.on(format!("annotation {} {path:?}", annotations::PIDFD_RECEIVER)))
 }
 
-fn run_hooks(planned: &Planned, id: &str, pid: i32) -> Result<()> {
+pub(super) fn run_hooks(planned: &Planned, id: &str, pid: i32) -> Result<()> {
     let spec = planned.spec();
     let state = state(planned, id, pid).to_json();
     hooks::run_all(HookPoint::Prestart, &spec.hooks.prestart, &state, &planned.hook_files)?;
