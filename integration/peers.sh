@@ -5,6 +5,7 @@
 #   peers.sh bench              crun and runc, also as $DHOW_PEERS/bin/crun and …/runc, which run
 #                               outside the folder, and a static crun built from source
 #   peers.sh engines            containerd, podman, buildah, skopeo, umoci
+#   peers.sh docker             dockerd and its client, and Debian stable's beside the folder
 #   peers.sh images             umoci, skopeo, podman, erofs-utils, docker-registry
 #   peers.sh conformance        what builds and runs runc's own test suite, and its source
 #   peers.sh all                bench, engines and images
@@ -118,6 +119,13 @@ group_engines() {
     install engines containerd podman buildah skopeo umoci iptables nftables iproute2 \
         netavark aardvark-dns passt fuse-overlayfs busybox-static
 }
+group_docker() {
+    install docker docker.io docker-cli
+    # Debian stable's, unpacked beside the folder: installed it would start a service.
+    [ -e "$PEERS/docker-stable/usr/sbin/dockerd" ] && return
+    mkdir -p "$PEERS/docker-stable"
+    (cd "$PEERS/docker-stable" && apt-get -qq -o APT::Sandbox::User=root download docker.io && dpkg -x docker.io_*.deb .)
+}
 group_images() {
     install images umoci skopeo podman erofs-utils docker-registry attr mtree-netbsd
 }
@@ -149,6 +157,7 @@ locked() {
 case ${1-} in
 bench) locked group_bench ;;
 engines) locked group_engines ;;
+docker) locked group_docker ;;
 images) locked group_images ;;
 conformance) locked group_conformance ;;
 all) locked group_bench group_engines group_images ;;
@@ -159,7 +168,7 @@ run)
     inside "$@"
     ;;
 *)
-    sed -n '2,15s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -44,12 +44,12 @@ fn with_value(flags: &[Flag]) -> String {
 
 /// Whether a command's arguments are containers that are there.
 fn takes_container(command: &Command) -> bool {
-    let makes = ["create", "run", "restore", "exited", "revive"].contains(&command.name);
+    let makes = ["create", "run", "restore"].contains(&command.name);
     !makes && command.positionals.first().is_some_and(|first| first.name == ID.name)
 }
 
 fn names(commands: &[Command]) -> String {
-    commands.iter().map(|command| command.name).collect::<Vec<_>>().join(" ")
+    commands.iter().filter(|one| !one.is_hidden()).map(|command| command.name).collect::<Vec<_>>().join(" ")
 }
 
 /// What is proposed in place of a first argument.
@@ -74,7 +74,7 @@ fn bash() -> String {
         names(COMMANDS),
         words(GLOBALS)
     );
-    for command in COMMANDS {
+    for command in COMMANDS.iter().filter(|one| !one.is_hidden()) {
         let values = with_value(command.flags);
         let _ = write!(text, "    {}) words='{} {}'", command.name, arguments(command), words(command.flags));
         if takes_container(command) {
@@ -123,7 +123,7 @@ fn zsh() -> String {
          _dhow_containers() { local -a ids; ids=(${(f)\"$(dhow list -q 2>/dev/null)\"}); compadd -a ids; }}\n\
          _dhow() {{\n    local curcontext=$curcontext state line\n    local -a commands\n    commands=(\n",
     );
-    for command in COMMANDS {
+    for command in COMMANDS.iter().filter(|one| !one.is_hidden()) {
         let _ = writeln!(text, "        '{}:{}'", command.name, plain(command.about));
     }
     let _ = write!(
@@ -132,7 +132,7 @@ fn zsh() -> String {
          \x20   case $state in\n    command) _describe command commands ;;\n    arguments)\n        case $line[1] in\n",
         options(GLOBALS)
     );
-    for command in COMMANDS {
+    for command in COMMANDS.iter().filter(|one| !one.is_hidden()) {
         let own = arguments(command);
         let rest = match (takes_container(command), own.is_empty()) {
             (true, _) => "'*:container:_dhow_containers'".to_owned(),
@@ -157,7 +157,7 @@ fn fish() -> String {
     for flag in GLOBALS.iter().filter(|flag| !flag.hidden) {
         text.push_str(&option("", flag));
     }
-    for command in COMMANDS {
+    for command in COMMANDS.iter().filter(|one| !one.is_hidden()) {
         let (name, about) = (command.name, quoted(command.about));
         let _ = writeln!(text, "complete -c dhow -n __fish_use_subcommand -a {name} -d '{about}'");
         let condition = format!(" -n '__fish_seen_subcommand_from {name}'");
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn each_has_every_command_and_option() {
         for (shell, text) in [("bash", bash()), ("zsh", zsh()), ("fish", fish())] {
-            for command in COMMANDS {
+            for command in COMMANDS.iter().filter(|one| !one.is_hidden()) {
                 assert!(text.contains(command.name), "{shell}: {}", command.name);
                 for flag in command.flags.iter().filter(|flag| !flag.hidden) {
                     assert!(text.contains(flag.long), "{shell}: {} --{}", command.name, flag.long);

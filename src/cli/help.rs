@@ -51,6 +51,7 @@ fn subcommand(command: &'static Command) -> clap::Command {
     clap::Command::new(command.name)
         .about(command.about)
         .after_help(command.details)
+        .hide(command.is_hidden())
         .args(command.flags.iter().map(arg))
         .args(positionals)
 }

@@ -139,7 +139,7 @@ fn overview() -> String {
     page.push_str(".SH GLOBAL OPTIONS\n");
     flags(&mut page, GLOBALS);
     page.push_str(".SH COMMANDS\nEach has a page of its own.\n");
-    for one in COMMANDS {
+    for one in COMMANDS.iter().filter(|one| !one.is_hidden()) {
         let _ = writeln!(page, ".TP\n.BR dhow\\-{} (8)\n{}", one.name, escaped(one.about));
     }
     page + STATUS + TAIL
@@ -149,7 +149,8 @@ fn overview() -> String {
 fn the_man_pages_are_current() {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
     let mut pages = BTreeMap::from([("dhow.8".to_owned(), overview())]);
-    pages.extend(COMMANDS.iter().map(|command| (format!("dhow-{}.8", command.name), page(command))));
+    let shown = COMMANDS.iter().filter(|one| !one.is_hidden());
+    pages.extend(shown.map(|command| (format!("dhow-{}.8", command.name), page(command))));
     if std::env::var_os("DHOW_WRITE").is_some() {
         for (name, page) in &pages {
             std::fs::write(directory.join(name), page).unwrap();

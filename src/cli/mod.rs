@@ -413,6 +413,23 @@ mod tests {
     }
 
     #[test]
+    fn commands_of_the_monitor_are_taken_and_not_shown() {
+        let shown = |line: &str| match understand(&words(line)) {
+            Call::Text(text) | Call::Wrong(text) => text,
+            Call::Command(parsed) => panic!("{parsed:?}"),
+        };
+        let man = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/dhow.8")).unwrap();
+        for name in ["exited", "revive"] {
+            assert!(COMMANDS.iter().any(|command| command.name == name));
+            for text in [shown("--help"), shown("help"), shown(""), man.clone()] {
+                let names = |line: &str| line.trim_start().starts_with(&format!("{name} "));
+                assert!(!text.lines().any(names) && !text.contains(&format!("dhow\\-{name} ")), "{text}");
+            }
+        }
+        assert!(shown("--help").contains("inspect") && man.contains("dhow\\-inspect "));
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
         help::build(GLOBALS, COMMANDS, VERSION).debug_assert();
     }

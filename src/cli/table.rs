@@ -100,7 +100,7 @@ pub const ID: Positional = Positional {
 pub struct Command {
     /// Its name.
     pub name: &'static str,
-    /// One line of help.
+    /// One line of help; empty for a command of dhow's own programs, which is shown nowhere.
     pub about: &'static str,
     /// More help, by paragraphs.
     pub details: &'static str,
@@ -112,6 +112,13 @@ pub struct Command {
     pub enters: bool,
     /// Carries it out; the answer is the exit code.
     pub run: fn(&Context, &Args) -> Result<i32>,
+}
+
+impl Command {
+    /// Whether it is for dhow's own programs alone, and no part of help and man page.
+    pub const fn is_hidden(&self) -> bool {
+        self.about.is_empty()
+    }
 }
 
 /// What was given to a command.

@@ -253,6 +253,11 @@ impl Planned {
             false => (context.store.create(&request.id)?, None),
             true => reclaim(context, &request.id).map(|(locked, before)| (locked, Some(before)))?,
         };
+        if let (Some(before), Some(overlay)) = (&before, &self.rootfs.overlay)
+            && before.boot == boot
+        {
+            overlay.allow_again();
+        }
         let spec = self.spec();
         let record = Record {
             boot,

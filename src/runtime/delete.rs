@@ -102,7 +102,7 @@ pub(super) fn remove(locked: Locked, mut record: Record, force: bool) -> Result<
     timing::step("remove the record");
     locked.remove()?;
     if !poststop.is_empty() {
-        let container = Container { record, status: Status::Exited };
+        let container = Container { record, status: Status::Exited, unreported: None };
         let state = container.state(Some("stopped")).to_json();
         let files = hooks::Files::open(&container.record.annotations).unwrap_or_else(|error| {
             log::warn(&error.to_string());

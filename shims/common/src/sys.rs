@@ -185,6 +185,20 @@ pub fn replace(file: &OwnedFd, target: RawFd) {
 /// # Errors
 /// errno.
 pub fn spawn(words: &[CString], stdio: [RawFd; 3], bound: bool) -> Result<i32, i32> {
+    spawn_with(words, &stdio, &[], bound)
+}
+
+/// The same with more files, which become 3, 4 and so on, and with `NAME=value` words that are added
+/// to the environment.
+///
+/// # Errors
+/// errno.
+pub fn spawn_with(
+    words: &[CString],
+    files: &[RawFd],
+    environment: &[CString],
+    bound: bool,
+) -> Result<i32, i32> {
     let mut argv: Vec<*const libc::c_char> = words.iter().map(|word| word.as_ptr()).collect();
     argv.push(ptr::null());
     // SAFETY: this process has one thread, so that its child may go on as it likes.
@@ -197,9 +211,16 @@ pub fn spawn(words: &[CString], stdio: [RawFd; 3], bound: bool) -> Result<i32, i
             unsafe { libc::sigemptyset(none.as_mut_ptr()) };
             // SAFETY: reads the set, which sigemptyset made.
             unsafe { libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) };
-            for (target, source) in (0..).zip(stdio).filter(|(_, source)| *source >= 0) {
+            // Rust's start has it ignored, which execve(2) would hand on.
+            // SAFETY: takes numbers.
+            unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+            for (target, source) in (0..).zip(out_of_the_way(files)).filter(|(_, source)| *source >= 0) {
                 // SAFETY: takes numbers.
                 unsafe { libc::dup2(source, target) };
+            }
+            for word in environment {
+                // SAFETY: a C string, which outlives the environment: execve(2) ends both.
+                unsafe { libc::putenv(word.as_ptr().cast_mut()) };
             }
             // SAFETY: a null-terminated array of C strings, all of which outlive the call.
             unsafe { libc::execvp(argv[0], argv.as_ptr()) };
@@ -210,12 +231,70 @@ pub fn spawn(words: &[CString], stdio: [RawFd; 3], bound: bool) -> Result<i32, i
     }
 }
 
+/// Looks for any child that has ended, and leaves it the zombie that it is: its pid and exit code,
+/// 128 + N for signal N. `None` when there is none now.
+pub fn look_for_ended() -> Option<(i32, i32)> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: writes one structure that outlives the call.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) };
+    // SAFETY: plain numbers, for which zeroes are valid: what is there when no child has ended.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid(2) fills it in.
+    let pid = unsafe { info.si_pid() };
+    // SAFETY: likewise.
+    let status = unsafe { info.si_status() };
+    let code = if info.si_code == libc::CLD_EXITED { status } else { 128 + status };
+    (result == 0 && pid > 0).then_some((pid, code))
+}
+
+/// Copies of files that none of the targets 0, 1, 2… takes the place of. With stdio alone there is
+/// nothing to do: nobody has files there that are to become others.
+fn out_of_the_way(files: &[RawFd]) -> Vec<RawFd> {
+    let beyond = i32::try_from(files.len()).unwrap_or(i32::MAX);
+    let copy = |&file: &RawFd| match file >= 0 && files.len() > 3 {
+        // SAFETY: takes numbers.
+        true => unsafe { libc::fcntl(file, libc::F_DUPFD_CLOEXEC, beyond) },
+        false => file,
+    };
+    files.iter().map(copy).collect()
+}
+
+/// Goes on as a child, while the parent does what it has left to do: whether this is the child.
+///
+/// # Errors
+/// errno.
+pub fn split() -> Result<bool, i32> {
+    // SAFETY: this process has one thread, so that its child may go on as it likes.
+    match unsafe { libc::fork() } {
+        -1 => Err(errno()),
+        pid => Ok(pid == 0),
+    }
+}
+
+/// kill(2) of a child that has not been waited for.
+///
+/// # Errors
+/// errno.
+pub fn kill(pid: i32, signal: i32) -> Result<(), i32> {
+    // SAFETY: takes numbers.
+    if unsafe { libc::kill(pid, signal) } < 0 { Err(errno()) } else { Ok(()) }
+}
+
 /// Waits for any child that has ended: its pid and wait status. `None` when there is none now.
-pub fn reap() -> Option<(i32, i32)> {
+pub fn reap_any() -> Option<(i32, i32)> {
     let mut status = 0;
     // SAFETY: writes one number.
     let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
     (pid > 0).then_some((pid, status))
+}
+
+/// Takes a child that has ended: its exit code, as in [`look_for_ended`]. `None` while it lives.
+pub fn reap(pid: i32) -> Option<i32> {
+    let mut status = 0;
+    // SAFETY: writes one number.
+    let ended = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) };
+    (ended == pid).then_some(exit_code(status))
 }
 
 /// A wait status as a shell's exit code: 128 + N for signal N.

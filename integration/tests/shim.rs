@@ -1,0 +1,597 @@
+//! `containerd-shim-dhow-v2` under real containerds: Debian stable's, which is installed, and the
+//! newer one of the sid folder (integration/peers.sh engines). What is not there is skipped by name.
+
+use dhow_integration::command::{Running, binary, workspace};
+use dhow_integration::engine::{Jail, busybox_archive};
+use dhow_integration::{Outcome, Runner, Scene, cgroup, eventually, machine, skip_unless};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const IMAGE: &str = "localhost/dhow-test:latest";
+const SHIM: &str = "containerd-shim-dhow-v2";
+const SOCKETS: &str = "/run/dhow-shim";
+
+/// Which containerd is driven.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Installed,
+    Sid,
+}
+
+impl Which {
+    fn folder() -> PathBuf {
+        let peers = std::env::var_os("DHOW_PEERS").unwrap_or("/var/tmp/dhow-peers".into());
+        PathBuf::from(peers).join("sid")
+    }
+
+    /// The words that start one of its programs. Sid's runs with the folder's own loader.
+    fn words(self, program: &str) -> Vec<String> {
+        let sid = Self::folder();
+        let text = |path: &str| sid.join(path).display().to_string();
+        match self {
+            Which::Installed => vec![program.to_owned()],
+            Which::Sid => vec![
+                text("lib64/ld-linux-x86-64.so.2"),
+                "--library-path".into(),
+                text("usr/lib/x86_64-linux-gnu"),
+                text(&format!("usr/bin/{program}")),
+            ],
+        }
+    }
+
+    fn is_there(self) -> bool {
+        match self {
+            Which::Installed => machine::has_program("containerd"),
+            Which::Sid => Self::folder().join("usr/bin/containerd").exists(),
+        }
+    }
+}
+
+/// A containerd with everything of its own.
+struct Engine<'s> {
+    scene: &'s Scene,
+    which: Which,
+    jail: Jail,
+    daemon: Option<Running>,
+}
+
+impl<'s> Engine<'s> {
+    #[track_caller]
+    fn new(scene: &'s Scene, which: Which) -> Self {
+        let dir = scene.dir().join("containerd");
+        fs::create_dir(&dir).unwrap();
+        let config = format!(
+            "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = \"{0}/sock\"\n[ttrpc]\naddress = \"{0}/sock.ttrpc\"\n",
+            dir.display()
+        );
+        fs::write(dir.join("config.toml"), config).unwrap();
+        let root = scene.dir().join("runtime");
+        let options = format!("BinaryName = \"{}\"\nRoot = \"{}\"\n", binary().display(), root.display());
+        fs::write(dir.join("options.toml"), options).unwrap();
+        let mut engine = Engine { scene, which, jail: Jail::new("hybrid"), daemon: None };
+        engine.begin();
+        let archive = busybox_archive(scene.dir(), scene.payload_program(), IMAGE);
+        engine.ctr(&["image", "import", archive.to_str().unwrap()]);
+        engine
+    }
+
+    fn program(&self, name: &str) -> Runner {
+        let words = self.which.words(name);
+        let path =
+            format!("{}:{}", workspace().join("bin").display(), std::env::var("PATH").unwrap_or_default());
+        self.jail.run(&words[0]).args(&words[1..]).env("PATH", &path)
+    }
+
+    fn begin(&mut self) {
+        let config = self.scene.dir().join("containerd/config.toml");
+        self.daemon = Some(self.program("containerd").args(["--config", config.to_str().unwrap()]).spawn());
+        eventually("containerd answers", || self.try_ctr(&["version"]).code == 0);
+    }
+
+    fn end(&mut self, signal: Signal) {
+        let Some(daemon) = self.daemon.take() else { return };
+        let _ = kill(Pid::from_raw(daemon.pid()), signal);
+        if std::thread::panicking() {
+            eprintln!("containerd said: {}", daemon.stderr());
+        }
+        daemon.wait();
+    }
+
+    fn global(&self) -> Vec<String> {
+        let socket = self.scene.dir().join("containerd/sock").display().to_string();
+        ["--address".into(), socket, "--namespace".into(), self.scene.tag().to_owned()].to_vec()
+    }
+
+    fn command(&self, words: &[&str]) -> Runner {
+        self.program("ctr").args(self.global()).args(words)
+    }
+
+    fn try_ctr(&self, words: &[&str]) -> Outcome {
+        self.command(words).run()
+    }
+
+    #[track_caller]
+    fn ctr(&self, words: &[&str]) -> Outcome {
+        self.try_ctr(words).ok()
+    }
+
+    /// The words of `ctr run` up to the options.
+    fn running(&self) -> Vec<String> {
+        let options = self.scene.dir().join("containerd/options.toml").display().to_string();
+        let words = ["run", "--runtime", "io.containerd.dhow.v2", "--snapshotter", "native"];
+        let words = words.map(str::to_owned).into_iter();
+        words.chain(["--runtime-config-path".to_owned(), options]).collect()
+    }
+
+    fn run(&self, options: &[&str], id: &str, command: &[&str]) -> Outcome {
+        self.to_run(options, id, command).run()
+    }
+
+    fn to_run(&self, options: &[&str], id: &str, command: &[&str]) -> Runner {
+        self.command(&[]).args(self.running()).args(options).args([IMAGE, id]).args(command)
+    }
+
+    /// The shims of this containerd, by pid.
+    fn shims(&self) -> Vec<i32> {
+        self.processes(SHIM)
+    }
+
+    /// The commands of the runtime that are at work.
+    fn commands(&self) -> Vec<i32> {
+        self.processes(binary().to_str().unwrap())
+    }
+
+    fn processes(&self, program: &str) -> Vec<i32> {
+        let tag = self.scene.tag();
+        let is_it = |pid: &i32| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).into_owned();
+            words.split('\0').next().is_some_and(|first| first.contains(program)) && words.contains(tag)
+        };
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_it).collect()
+    }
+
+    fn bundles(&self) -> PathBuf {
+        self.scene.dir().join("containerd/state/io.containerd.runtime.v2.task").join(self.scene.tag())
+    }
+
+    /// Everything goes: nothing may be left of any container.
+    #[track_caller]
+    fn finish(mut self) {
+        eventually("no shim is left", || self.shims().is_empty());
+        let names = |dir: PathBuf| -> Vec<_> {
+            fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
+        };
+        assert!(names(self.bundles()).is_empty(), "bundles stay: {:?}", names(self.bundles()));
+        let state = self.scene.dir().join("runtime").join(self.scene.tag());
+        assert!(names(state.clone()).is_empty(), "state stays: {:?}", names(state));
+        self.end(Signal::SIGTERM);
+        let scene = self.scene;
+        drop(self);
+        for dir in cgroup::named_after(scene.tag()) {
+            let gone =
+                dhow_integration::holds_within(Duration::from_secs(3), || fs::remove_dir(&dir).is_ok());
+            assert!(gone || !dir.exists(), "{} is not empty", dir.display());
+        }
+        scene.is_clean();
+    }
+}
+
+impl Drop for Engine<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for shim in self.shims() {
+                let _ = kill(Pid::from_raw(shim), Signal::SIGKILL);
+            }
+        }
+        self.end(Signal::SIGTERM);
+    }
+}
+
+/// Tries something with every containerd that is there.
+fn with_each(story: impl Fn(Engine<'_>)) {
+    for which in [Which::Installed, Which::Sid] {
+        if which.is_there() {
+            let scene = Scene::new();
+            story(Engine::new(&scene, which));
+        } else if which == Which::Sid {
+            eprintln!("no containerd in the sid folder (integration/peers.sh engines)");
+        }
+    }
+}
+
+/// The shim belongs to dhow, and these tests to the machine's own cgroup layout.
+fn can_be_tried() -> bool {
+    let is_here = workspace().join("bin").join(SHIM).exists();
+    dhow_integration::is_dhow()
+        && machine::has_program("containerd")
+        && is_here
+        && std::env::var_os("DHOW_LAYOUT").is_none()
+}
+
+macro_rules! needs {
+    () => {
+        skip_unless!(can_be_tried(), "no containerd, no shim in bin, or not the machine's own cgroup layout");
+    };
+}
+
+#[test]
+fn a_container_lives_and_every_event_is_told_in_order() {
+    needs!();
+    with_each(|engine| {
+        let events = engine.command(&["events"]).spawn();
+        engine.run(&["--rm"], "once", &["/payload", "echo", "hello"]).ok().says("hello");
+        engine.run(&["--rm"], "seven", &["/payload", "exit", "7"]).exits(7);
+        engine.run(&["--detach"], "long", &["/payload", "signal-wait"]).ok();
+        let status = |word: &str| {
+            let listed = engine.ctr(&["task", "ls"]);
+            listed.stdout.lines().any(|line| line.contains("long") && line.contains(word))
+        };
+        assert!(status("RUNNING"));
+        engine.ctr(&["task", "exec", "--exec-id", "e1", "long", "/payload", "echo", "in"]).says("in");
+        engine.try_ctr(&["task", "exec", "--exec-id", "e2", "long", "/payload", "exit", "8"]).exits(8);
+        let ps = engine.ctr(&["task", "ps", "long"]);
+        assert_eq!(ps.stdout.lines().count(), 2, "{ps}");
+        let used = engine.ctr(&["task", "metrics", "long"]);
+        assert!(used.line("memory.usage_in_bytes").split_whitespace().last() > Some("0"), "{used}");
+        assert_eq!(used.line("pids.current").trim(), "1", "{used}");
+        engine.ctr(&["task", "pause", "long"]);
+        assert!(status("PAUSED"));
+        engine.ctr(&["task", "resume", "long"]);
+        engine.ctr(&["task", "kill", "--signal", "SIGTERM", "long"]);
+        eventually("the task stops", || status("STOPPED"));
+        engine.ctr(&["task", "delete", "long"]);
+        engine.ctr(&["container", "delete", "long"]);
+        let of_long = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|line| line.contains("/tasks/") && line.contains("\"long\""));
+            let topics =
+                lines.filter_map(|line| line.split(' ').find_map(|word| word.strip_prefix("/tasks/")));
+            topics.map(str::to_owned).collect()
+        };
+        let expected = [
+            "create",
+            "start",
+            "exec-added",
+            "exec-started",
+            "exit",
+            "exec-added",
+            "exec-started",
+            "exit",
+            "paused",
+            "resumed",
+            "exit",
+            "delete",
+        ];
+        eventually("all events came", || of_long(&events.stdout()).len() >= expected.len());
+        assert_eq!(of_long(&events.stdout()), expected);
+        let _ = kill(Pid::from_raw(events.pid()), Signal::SIGTERM);
+        events.wait();
+        engine.finish();
+    });
+}
+
+#[test]
+fn input_ends_output_goes_to_files_and_terminals_are_terminals() {
+    needs!();
+    skip_unless!(machine::has_program("script"), "no script program (bsdutils) to give ctr a terminal");
+    with_each(|engine| {
+        let text = "a line\n".repeat(20_000);
+        let cat = engine.to_run(&["--rm"], "cat", &["/bin/cat"]).input(&text).run().ok();
+        assert_eq!(cat.stdout.len(), text.len());
+        let log = engine.scene.dir().join("logs/out.log");
+        let uri = format!("file://{}", log.display());
+        let words = ["/payload", "echo", "to the file", "--", "stderr", "this too"];
+        engine.run(&["--detach", "--log-uri", &uri], "filed", &words).ok();
+        eventually("the log is written", || {
+            fs::read_to_string(&log).is_ok_and(|text| text.contains("to the file\nthis too\n"))
+        });
+        eventually("it stopped", || engine.ctr(&["task", "ls"]).stdout.contains("STOPPED"));
+        engine.ctr(&["task", "delete", "filed"]);
+        engine.ctr(&["container", "delete", "filed"]);
+        logged_by_a_program(&engine);
+        let line = |words: Vec<String>| {
+            let all = [engine.which.words("ctr"), engine.global(), words].concat();
+            engine.jail.run("script").args(["-qefc", &all.join(" "), "/dev/null"]).run()
+        };
+        let rest = ["--rm", "--tty", IMAGE, "term", "/payload", "tty"].map(str::to_owned).to_vec();
+        let outcome = line([engine.running(), rest].concat()).ok();
+        assert!(outcome.stdout.contains("isatty=true,true,true"), "{outcome}");
+        engine.run(&["--detach"], "long", &["/payload", "signal-wait"]).ok();
+        let words = ["task", "exec", "--tty", "--exec-id", "e", "long", "/payload", "tty"];
+        let outcome = line(words.map(str::to_owned).to_vec()).ok();
+        assert!(outcome.stdout.contains("isatty=true,true,true"), "{outcome}");
+        engine.ctr(&["task", "delete", "--force", "long"]);
+        engine.ctr(&["container", "delete", "long"]);
+        engine.finish();
+    });
+}
+
+/// `binary://`: the program is told whose output it gets, and gets all of it.
+#[track_caller]
+fn logged_by_a_program(engine: &Engine<'_>) {
+    let (program, out) = (engine.scene.dir().join("logger"), engine.scene.dir().join("logged"));
+    let script = format!(
+        "#!/bin/sh\nexec 5>&-\nOUT={}\n{{ echo \"$CONTAINER_ID $CONTAINER_NAMESPACE $*\"; cat <&3; cat <&4; }} >$OUT.new\n\
+         mv $OUT.new $OUT\n",
+        out.display()
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let uri = format!("binary://{}?one=1", program.display());
+    engine.run(&["--detach", "--log-uri", &uri], "logged", &["/payload", "echo", "said"]).ok();
+    eventually("the logger has it", || out.exists());
+    let expected = format!("logged {} one 1\nsaid\n", engine.scene.tag());
+    assert_eq!(fs::read_to_string(&out).unwrap(), expected);
+    eventually("it stopped", || engine.ctr(&["task", "ls"]).stdout.contains("STOPPED"));
+    engine.ctr(&["task", "delete", "logged"]);
+    engine.ctr(&["container", "delete", "logged"]);
+}
+
+#[test]
+fn one_small_shim_serves_a_pod() {
+    needs!();
+    with_each(|engine| {
+        let pod = "--annotation=io.kubernetes.cri.sandbox-id=pod";
+        for id in ["pod", "second", "third"] {
+            engine.run(&["--detach", pod], id, &["/payload", "signal-wait"]).ok();
+        }
+        let shims = engine.shims();
+        assert_eq!(shims.len(), 1, "{shims:?}");
+        let status = fs::read_to_string(format!("/proc/{}/status", shims[0])).unwrap();
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", shims[0])).unwrap();
+        let value = |text: &str, name: &str| -> u64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
+        };
+        let (rss, threads) = (value(&status, "VmRSS"), value(&status, "Threads"));
+        let private = value(&rollup, "Private_Clean") + value(&rollup, "Private_Dirty");
+        let size = fs::metadata(workspace().join("bin").join(SHIM)).unwrap().len();
+        eprintln!(
+            "shim of 3 containers: {rss} kB RSS, {private} kB private, {threads} threads, {size} bytes"
+        );
+        assert!(rss <= 5 * 1024 && private <= 1024 && threads <= 4 && size < 4 << 20);
+        for id in ["second", "third", "pod"] {
+            assert_eq!(engine.shims(), shims, "the shim stays as long as the pod");
+            engine.ctr(&["task", "delete", "--force", id]);
+            engine.ctr(&["container", "delete", id]);
+        }
+        engine.finish();
+    });
+}
+
+#[test]
+fn killed_shims_leave_nothing_and_killed_containerds_find_their_containers() {
+    needs!();
+    with_each(|mut engine| {
+        for id in ["a", "b", "c"] {
+            engine.run(&["--detach"], id, &["/payload", "signal-wait"]).ok();
+        }
+        engine.end(Signal::SIGKILL);
+        assert_eq!(engine.shims().len(), 3);
+        engine.begin();
+        let listed = engine.ctr(&["task", "ls"]);
+        assert_eq!(listed.stdout.matches("RUNNING").count(), 3, "{listed}");
+        engine.ctr(&["task", "exec", "--exec-id", "e", "a", "/payload", "echo", "again"]).says("again");
+        engine.try_ctr(&["task", "kill", "--signal", "SIGKILL", "a"]).ok();
+        eventually("its end is seen", || engine.ctr(&["task", "ls"]).stdout.contains("STOPPED"));
+        engine.ctr(&["task", "delete", "--force", "a"]);
+        for shim in engine.shims() {
+            kill(Pid::from_raw(shim), Signal::SIGKILL).unwrap();
+        }
+        eventually("containerd has cleaned up", || {
+            !engine.ctr(&["task", "ls", "-q"]).stdout.lines().any(|line| line == "b" || line == "c")
+        });
+        for id in ["a", "b", "c"] {
+            engine.ctr(&["container", "delete", id]);
+        }
+        engine.finish();
+    });
+}
+
+#[test]
+fn memory_that_runs_out_is_told_before_the_end() {
+    needs!();
+    skip_unless!(machine::has_controller("memory"), "no mounted hierarchy has the memory controller");
+    with_each(|engine| {
+        let events = engine.command(&["events"]).spawn();
+        let limit = ["--rm", "--memory-limit", "16777216"];
+        let outcome = engine.run(&limit, "hungry", &["/payload", "alloc", "64"]);
+        assert_eq!(outcome.code, 137, "{outcome}");
+        let has = |topic: &str| events.stdout().find(topic);
+        eventually("both events came", || has("/tasks/oom").is_some() && has("/tasks/exit").is_some());
+        assert!(has("/tasks/oom") < has("/tasks/exit"), "{}", events.stdout());
+        let _ = kill(Pid::from_raw(events.pid()), Signal::SIGTERM);
+        events.wait();
+        engine.finish();
+    });
+}
+
+#[test]
+fn options_and_layers_are_heeded() {
+    needs!();
+    with_each(|engine| {
+        let options = engine.scene.dir().join("containerd/options.toml");
+        let cgroup = format!("{}-shims", engine.scene.tag());
+        let more = format!("IoUid = 1000\nIoGid = 1001\nShimCgroup = \"/{cgroup}\"\nNoPivotRoot = true\n");
+        fs::OpenOptions::new().append(true).open(&options).unwrap().write_all(more.as_bytes()).unwrap();
+        // The last --snapshotter counts.
+        let layers = ["--snapshotter", "overlayfs", "--detach"];
+        let log = engine.scene.dir().join("out.fifo");
+        Runner::new("mkfifo").args([log.to_str().unwrap()]).run().ok();
+        let reader = Runner::new("cat").args([log.to_str().unwrap()]).spawn();
+        let uri = format!("fifo://{}", log.display());
+        let script = "ls -lnL /proc/self/fd/1; cat /proc/self/mountinfo; exec /payload signal-wait";
+        let words = ["/bin/sh", "-c", script];
+        engine.run(&[&layers[..], &["--log-uri", &uri]].concat(), "layered", &words).ok();
+        eventually("it says all", || reader.stdout().contains("/proc/"));
+        let said = reader.stdout();
+        // The user is the payload's own in the end, as with runc; the group stays.
+        let pipe = said.split_whitespace().nth(3);
+        assert_eq!(pipe, Some("1001"), "the pipe has its owner: {said}");
+        assert!(said.lines().any(|line| line.contains(" / ") && line.contains("- overlay ")), "{said}");
+        let state = engine.scene.dir().join("runtime").join(engine.scene.tag()).join("layered");
+        assert!(state.exists(), "--root is what the options say");
+        let shim = engine.shims()[0];
+        let cgroups = fs::read_to_string(format!("/proc/{shim}/cgroup")).unwrap();
+        assert!(cgroups.contains(&cgroup), "{cgroups}");
+        engine.ctr(&["task", "delete", "--force", "layered"]);
+        engine.ctr(&["container", "delete", "layered"]);
+        reader.wait();
+        engine.finish();
+    });
+}
+
+/// Containers come and go, and meanwhile shims, commands of the runtime and containerd are killed.
+#[test]
+fn kills_under_load_leave_nothing() {
+    needs!();
+    with_each(|mut engine| {
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let go_on = || !over.load(std::sync::atomic::Ordering::Relaxed);
+        for _ in 0..2 {
+            std::thread::scope(|scope| {
+                for worker in 0..4 {
+                    let (engine, go_on) = (&engine, &go_on);
+                    scope.spawn(move || {
+                        for round in 0.. {
+                            if !go_on() {
+                                break;
+                            }
+                            let id = format!("w{worker}-{round}-{}", std::process::id());
+                            // Whatever becomes of it.
+                            let _ = engine.run(&["--rm"], &id, &["/payload", "sleep", "0.3"]);
+                        }
+                    });
+                }
+                for round in 0..12 {
+                    std::thread::sleep(Duration::from_millis(250));
+                    let victims = if round % 3 == 2 { engine.commands() } else { engine.shims() };
+                    if let Some(victim) = victims.first() {
+                        let _ = kill(Pid::from_raw(*victim), Signal::SIGKILL);
+                    }
+                }
+                let daemon = engine.daemon.as_ref().unwrap().pid();
+                kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+                over.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            engine.end(Signal::SIGKILL);
+            engine.begin();
+            over.store(false, std::sync::atomic::Ordering::Relaxed);
+        }
+        eventually("all can be deleted", || {
+            for id in engine.ctr(&["task", "ls", "-q"]).stdout.lines() {
+                let _ = engine.try_ctr(&["task", "delete", "--force", id]);
+            }
+            for id in engine.ctr(&["container", "ls", "-q"]).stdout.lines() {
+                let _ = engine.try_ctr(&["container", "delete", id]);
+            }
+            engine.ctr(&["container", "ls", "-q"]).stdout.trim().is_empty()
+        });
+        engine.finish();
+    });
+}
+
+/// Asks the shim itself, as containerd would.
+fn ask(dir: &Path, id: &str, most: Option<&str>, input: &[u8]) -> Vec<u8> {
+    use std::process::{Command, Stdio};
+    let mut command = Command::new(workspace().join("bin").join(SHIM));
+    command.args([
+        "-namespace",
+        "n",
+        "-address",
+        dir.to_str().unwrap(),
+        "-publish-binary",
+        "x",
+        "-id",
+        id,
+        "start",
+    ]);
+    command.current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::piped()).env_remove("MAX_SHIM_VERSION");
+    if let Some(most) = most {
+        command.env("MAX_SHIM_VERSION", most);
+    }
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
+
+#[test]
+fn it_says_where_it_is_in_every_form() {
+    needs!();
+    let scene = Scene::new();
+    let dir = scene.dir().join("bundle");
+    fs::create_dir(&dir).unwrap();
+    let id = scene.tag();
+    let plain = String::from_utf8(ask(&dir, id, None, b"")).unwrap();
+    let socket = PathBuf::from(plain.strip_prefix("unix://").unwrap());
+    assert!(socket.starts_with(SOCKETS));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(Path::new(SOCKETS)), mode(&socket)), (0o711, 0o600));
+    assert_eq!(fs::read_to_string(dir.join("address")).unwrap(), plain);
+    let json: serde_json::Value = serde_json::from_slice(&ask(&dir, id, Some("3"), b"")).unwrap();
+    assert_eq!(json, serde_json::json!({"version": 3, "address": plain, "protocol": "ttrpc"}));
+    let field =
+        |tag: u8, text: &str| [&[tag << 3 | 2, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let input = [field(1, id), field(2, "n"), field(5, "/nowhere")].concat();
+    let expected = [vec![8, 3], field(2, &plain), field(3, "ttrpc")].concat();
+    assert_eq!(ask(&dir, id, Some("3"), &input), expected);
+    let shims = Runner::new("pgrep").args(["-f", &format!("{SHIM} .*{id}")]).run().ok();
+    assert_eq!(shims.stdout.lines().count(), 1, "one shim for the three: {shims}");
+    Runner::new("kill").args([shims.stdout.trim()]).run().ok();
+    eventually("its socket goes with it", || !socket.exists());
+    let info = Runner::new(workspace().join("bin").join(SHIM)).args(["-info"]).input("").run().ok();
+    assert!(info.stdout.contains("io.containerd.dhow.v2") && info.stdout.contains("ociVersionMin"), "{info}");
+}
+
+/// Fifty containers, by turns with containerd's own shim and runc.
+#[test]
+fn containers_start_faster_than_with_runc_and_its_shim() {
+    needs!();
+    skip_unless!(machine::has_program("runc"), "runc is not installed");
+    let scene = Scene::new();
+    let engine = Engine::new(&scene, Which::Installed);
+    let of_runc = ["run", "--snapshotter", "native", "--rm"];
+    let (mut ours, mut theirs) = (Duration::ZERO, Duration::ZERO);
+    for round in 0..50 {
+        let begun = Instant::now();
+        engine.run(&["--rm"], &format!("d{round}"), &["/payload", "exit", "0"]).ok();
+        ours += begun.elapsed();
+        let begun = Instant::now();
+        engine.command(&of_runc).args([IMAGE, &format!("r{round}"), "/payload", "exit", "0"]).run().ok();
+        theirs += begun.elapsed();
+    }
+    eprintln!("50 containers by ctr run --rm: dhow and its shim {ours:?}, runc and its shim {theirs:?}");
+    assert!(ours.as_secs_f64() <= 0.7 * theirs.as_secs_f64());
+    engine.finish();
+}
+
+#[test]
+fn a_crowd_of_short_lives_leaves_nothing() {
+    needs!();
+    with_each(|engine| {
+        let many: u32 = std::env::var("DHOW_CROWD").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+        std::thread::scope(|scope| {
+            for worker in 0..10 {
+                let engine = &engine;
+                scope.spawn(move || {
+                    for round in 0..many / 10 {
+                        let id = format!("w{worker}-{round}");
+                        let seen =
+                            engine.run(&["--rm"], &id, &["/payload", "sleep", "0.2", "--", "exit", "3"]);
+                        assert_eq!(seen.code, 3, "{seen}");
+                    }
+                });
+            }
+        });
+        engine.finish();
+    });
+}

@@ -1,0 +1,190 @@
+//! The root filesystem that containerd's snapshotters describe as mounts.
+
+use crate::wire::Message;
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+/// `containerd.types.Mount`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    kind: String,
+    source: String,
+    target: String,
+    options: Vec<String>,
+}
+
+impl Mount {
+    /// Reads one.
+    pub fn read(bytes: &[u8]) -> Option<Mount> {
+        let message = Message::read(bytes)?;
+        let options = message.all(4).map(|option| String::from_utf8_lossy(option).into_owned()).collect();
+        let text = |tag| message.text(tag).to_owned();
+        Some(Mount { kind: text(1), source: text(2), target: text(3), options })
+    }
+}
+
+/// mount(2)'s flags for the words of fstab; the others go to the filesystem.
+const FLAGS: [(&str, MountFlags); 13] = [
+    ("ro", MountFlags::RDONLY),
+    ("nosuid", MountFlags::NOSUID),
+    ("nodev", MountFlags::NODEV),
+    ("noexec", MountFlags::NOEXEC),
+    ("sync", MountFlags::SYNCHRONOUS),
+    ("dirsync", MountFlags::DIRSYNC),
+    ("noatime", MountFlags::NOATIME),
+    ("nodiratime", MountFlags::NODIRATIME),
+    ("relatime", MountFlags::RELATIME),
+    ("strictatime", MountFlags::STRICTATIME),
+    ("lazytime", MountFlags::LAZYTIME),
+    ("silent", MountFlags::SILENT),
+    ("rw", MountFlags::empty()),
+];
+
+/// A mount's options, sorted.
+#[derive(Debug)]
+struct Sorted {
+    flags: MountFlags,
+    /// Whether it is a bind mount, and if so of the whole tree.
+    bind: Option<bool>,
+    data: Vec<String>,
+}
+
+fn sort(mount: &Mount) -> Sorted {
+    let mut sorted = Sorted { flags: MountFlags::empty(), bind: None, data: Vec::new() };
+    if mount.kind == "bind" {
+        sorted.bind = Some(false);
+    }
+    for option in &mount.options {
+        match (option.as_str(), FLAGS.iter().find(|(word, _)| word == option)) {
+            ("bind", _) => sorted.bind = Some(sorted.bind.unwrap_or(false)),
+            ("rbind", _) => sorted.bind = Some(true),
+            ("defaults" | "", _) => {}
+            (_, Some((_, flag))) => sorted.flags |= *flag,
+            _ => sorted.data.push(option.clone()),
+        }
+    }
+    sorted
+}
+
+/// Mounts all of them, one over the other, below `rootfs`.
+///
+/// # Errors
+/// What could not be mounted, and why; nothing stays mounted then.
+pub fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<(), String> {
+    if mounts.is_empty() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(rootfs).map_err(|error| format!("make {}: {error}", rootfs.display()))?;
+    for mount in mounts {
+        let target = rootfs.join(mount.target.trim_start_matches('/'));
+        if let Err(error) = one(mount, &target) {
+            unmount_all(rootfs);
+            let Mount { kind, source, .. } = mount;
+            return Err(format!("mount {kind} {source} on {}: {error}", target.display()));
+        }
+    }
+    Ok(())
+}
+
+fn one(mount: &Mount, target: &Path) -> Result<(), String> {
+    let Sorted { flags, bind, data } = sort(mount);
+    if data.iter().any(|option| option == "loop") {
+        return Err(
+            "loop devices are not set up: use a snapshotter that mounts block devices or overlays".into()
+        );
+    }
+    let says = |error: rustix::io::Errno| error.to_string();
+    if let Some(recursive) = bind {
+        let result = match recursive {
+            true => rustix::mount::mount_bind_recursive(&mount.source, target),
+            false => rustix::mount::mount_bind(&mount.source, target),
+        };
+        result.map_err(says)?;
+        if !flags.is_empty() {
+            rustix::mount::mount_remount(target, MountFlags::BIND | flags, c"").map_err(says)?;
+        }
+        return Ok(());
+    }
+    let (place, data) = fit_a_page(data);
+    let data = CString::new(data.join(",")).map_err(|_| "a NUL byte".to_owned())?;
+    let there = std::env::current_dir().ok();
+    if let Some(place) = &place {
+        std::env::set_current_dir(place).map_err(|error| format!("{}: {error}", place.display()))?;
+    }
+    let result = rustix::mount::mount(&mount.source, target, &mount.kind, flags, data.as_c_str());
+    if let (Some(_), Some(there)) = (place, there) {
+        let _ = std::env::set_current_dir(there);
+    }
+    result.map_err(says)
+}
+
+/// mount(2) takes a page of options. When the directories of an overlay are more than that, they are
+/// named from the directory that they have in common.
+fn fit_a_page(data: Vec<String>) -> (Option<PathBuf>, Vec<String>) {
+    let length: usize = data.iter().map(|option| option.len() + 1).sum();
+    let Some(at) = data.iter().position(|option| option.starts_with("lowerdir=")) else {
+        return (None, data);
+    };
+    if length < 4096 {
+        return (None, data);
+    }
+    let layers: Vec<&str> = data[at]["lowerdir=".len()..].split(':').collect();
+    let mut common = PathBuf::from(layers[0]);
+    while !layers.iter().all(|layer| Path::new(layer).starts_with(&common)) || common.as_os_str() == layers[0]
+    {
+        if !common.pop() {
+            return (None, data);
+        }
+    }
+    let short = |layer: &&str| Path::new(layer).strip_prefix(&common).map(|rest| rest.display().to_string());
+    let Ok(short) = layers.iter().map(short).collect::<Result<Vec<_>, _>>() else { return (None, data) };
+    let mut data = data.clone();
+    data[at] = format!("lowerdir={}", short.join(":"));
+    (Some(common), data)
+}
+
+/// Takes away all that is mounted on a directory.
+pub fn unmount_all(rootfs: &Path) {
+    for attempt in 0..64 {
+        match rustix::mount::unmount(rootfs, UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::BUSY) if attempt < 3 => {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            Err(rustix::io::Errno::BUSY) => {
+                let _ = rustix::mount::unmount(rootfs, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overlay(options: &[&str]) -> Mount {
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        Mount { kind: "overlay".into(), source: "overlay".into(), target: String::new(), options }
+    }
+
+    #[test]
+    fn options_are_sorted() {
+        let sorted = sort(&overlay(&["ro", "nosuid", "lowerdir=/a:/b", "index=off"]));
+        assert_eq!(sorted.flags, MountFlags::RDONLY | MountFlags::NOSUID);
+        assert_eq!((sorted.bind, sorted.data.join(",")), (None, "lowerdir=/a:/b,index=off".into()));
+        assert_eq!(sort(&overlay(&["rbind", "rw"])).bind, Some(true));
+    }
+
+    #[test]
+    fn many_layers_fit_a_page() {
+        let layers: Vec<String> = (0..120).map(|n| format!("/var/lib/containerd/snapshots/{n}/fs")).collect();
+        let data = vec!["index=off".to_owned(), format!("lowerdir={}", layers.join(":"))];
+        let (place, short) = fit_a_page(data.clone());
+        assert_eq!(place, Some(PathBuf::from("/var/lib/containerd/snapshots")));
+        assert!(short[1].starts_with("lowerdir=0/fs:1/fs:"), "{}", short[1]);
+        let (place, same) = fit_a_page(vec![data[0].clone(), "lowerdir=/a:/b".into()]);
+        assert_eq!((place, same[1].as_str()), (None, "lowerdir=/a:/b"));
+    }
+}

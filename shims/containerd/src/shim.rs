@@ -1,0 +1,360 @@
+//! The loop of a shim: requests, ends of children, output to move on, events to tell.
+
+use crate::events::Publisher;
+use crate::process::{Container, End};
+use crate::runtime::{Outcome, Runtime, last_error};
+use crate::stdio::{Copy, Way};
+use crate::task;
+use crate::ttrpc::{Connection, Request, Status};
+use crate::wire::Writer;
+use dhow_shim_common::sys;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::MemfdFlags;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+/// What a shim knows of itself.
+#[derive(Debug)]
+pub struct Home {
+    pub namespace: String,
+    pub socket: PathBuf,
+    /// The dhow binary, unless a container's options name another.
+    pub binary: String,
+    pub log: Option<File>,
+    pub debug: bool,
+}
+
+/// Whom an answer goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    connection: u64,
+    stream: u32,
+}
+
+/// What is done when a command has ended.
+pub type Then = Box<dyn FnOnce(&mut Shim, Outcome)>;
+
+/// What a command reads and writes.
+pub enum Stdio {
+    /// Nothing.
+    None,
+    /// These: a container's.
+    Files([RawFd; 3]),
+    /// It reads this text, and what it prints is wanted.
+    Text(Vec<u8>),
+}
+
+struct Command {
+    then: Then,
+    log: PathBuf,
+    stdout: Option<File>,
+}
+
+/// All of it.
+pub struct Shim {
+    pub home: Home,
+    pub containers: BTreeMap<String, Container>,
+    pub copies: Vec<Copy>,
+    pub publisher: Publisher,
+    listener: UnixListener,
+    signals: OwnedFd,
+    connections: BTreeMap<u64, Connection>,
+    commands: HashMap<i32, Command>,
+    /// Ends of processes that nobody knows yet: a command that makes one is still at work.
+    unclaimed: Vec<(i32, End)>,
+    last_number: u64,
+    is_over: bool,
+}
+
+/// What poll(2) has found something at.
+#[derive(Debug, Clone)]
+enum Source {
+    Listener,
+    Signals,
+    Connection(u64),
+    Publisher,
+    Copy(usize),
+    Memory(String),
+}
+
+impl Shim {
+    pub fn new(home: Home, listener: UnixListener, signals: OwnedFd, ttrpc: &str) -> Shim {
+        Shim {
+            publisher: Publisher::new(ttrpc, &home.namespace),
+            home,
+            containers: BTreeMap::new(),
+            copies: Vec::new(),
+            listener,
+            signals,
+            connections: BTreeMap::new(),
+            commands: HashMap::new(),
+            unclaimed: Vec::new(),
+            last_number: 0,
+            is_over: false,
+        }
+    }
+
+    /// Serves until containerd says that it is over, and for as long as there is something to tell.
+    pub fn stay(&mut self) {
+        while !self.is_over {
+            self.turn(-1);
+        }
+        let _ = fs::remove_file(&self.home.socket);
+        let due = sys::milliseconds() + 2000;
+        for copy in &mut self.copies {
+            copy.is_ending = true;
+        }
+        self.step_copies();
+        let has_output = |shim: &Shim| shim.connections.values().any(Connection::has_output);
+        while sys::milliseconds() < due
+            && (!self.publisher.is_done() || !self.copies.is_empty() || has_output(self))
+        {
+            self.turn(50);
+            self.step_copies();
+        }
+    }
+
+    /// It is over once this turn is.
+    pub fn end(&mut self) {
+        self.is_over = true;
+    }
+
+    /// A number that nothing has had.
+    pub fn number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    /// Writes a line into containerd's log.
+    pub fn log(&self, level: &str, text: &str) {
+        if level == "debug" && !self.home.debug {
+            return;
+        }
+        if let Some(mut log) = self.home.log.as_ref() {
+            let _ = writeln!(log, "level={level} msg={text:?} runtime=io.containerd.dhow.v2");
+        }
+    }
+
+    /// Waits, for so many milliseconds at most (-1: for ever), and does what there is to do.
+    fn turn(&mut self, most: i32) {
+        let found = self.wait(most);
+        // Copies go by their place: they are moved on before anything else can change the places.
+        let ready: Vec<usize> = found
+            .iter()
+            .filter_map(|one| if let Source::Copy(at) = one { Some(*at) } else { None })
+            .collect();
+        self.move_on(&ready);
+        for source in found {
+            match source {
+                Source::Listener => self.accept(),
+                Source::Signals => self.signalled(),
+                Source::Connection(number) => self.serve(number),
+                Source::Publisher => self.publisher.heard(),
+                Source::Memory(id) => task::memory(self, &id),
+                Source::Copy(_) => {}
+            }
+        }
+        self.publisher.go_on();
+    }
+
+    fn wait(&self, most: i32) -> Vec<Source> {
+        let mut sources = vec![Source::Listener, Source::Signals];
+        let input = PollFlags::IN;
+        let mut set = vec![PollFd::new(&self.listener, input), PollFd::new(&self.signals, input)];
+        let mut add: Vec<(Source, BorrowedFd<'_>, PollFlags)> = Vec::new();
+        let with_output =
+            |connection: &Connection| if connection.has_output() { input | PollFlags::OUT } else { input };
+        for (number, connection) in &self.connections {
+            add.push((Source::Connection(*number), connection.stream.as_fd(), with_output(connection)));
+        }
+        if let Some(connection) = &self.publisher.connection {
+            add.push((Source::Publisher, connection.stream.as_fd(), with_output(connection)));
+        }
+        for (at, copy) in self.copies.iter().enumerate() {
+            match copy.is_full() {
+                true => add.push((Source::Copy(at), copy.to.as_fd(), PollFlags::OUT)),
+                false => add.push((Source::Copy(at), copy.from.as_fd(), input)),
+            }
+        }
+        for (id, container) in &self.containers {
+            if let Some(watch) = &container.memory {
+                add.push((Source::Memory(id.clone()), watch.file.as_fd(), input));
+            }
+        }
+        for (source, file, flags) in add {
+            sources.push(source);
+            set.push(PollFd::from_borrowed_fd(file, flags));
+        }
+        let own = self.publisher.timeout().map(|ms| i32::try_from(ms).unwrap_or(i32::MAX));
+        let timeout = match (own, most) {
+            (None, most) => most,
+            (Some(own), -1) => own,
+            (Some(own), most) => own.min(most),
+        };
+        let timeout = (timeout >= 0).then(|| rustix::event::Timespec {
+            tv_sec: (timeout / 1000).into(),
+            tv_nsec: (timeout % 1000 * 1_000_000).into(),
+        });
+        if rustix::event::poll(&mut set, timeout.as_ref()).is_err() {
+            return Vec::new();
+        }
+        let ready = set.iter().map(|one| !one.revents().is_empty());
+        sources.into_iter().zip(ready).filter(|(_, ready)| *ready).map(|(source, _)| source).collect()
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            let _ = stream.set_nonblocking(true);
+            let number = self.number();
+            self.connections.insert(number, Connection::new(stream));
+        }
+    }
+
+    fn serve(&mut self, number: u64) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let mut stays = connection.fill() && connection.flush();
+        loop {
+            let Some(connection) = self.connections.get_mut(&number) else { return };
+            match connection.next() {
+                Ok(Some(frame)) if frame.is_request => {
+                    let caller = Caller { connection: number, stream: frame.stream };
+                    match Request::read(&frame.payload) {
+                        Some(request) => task::handle(self, caller, &request),
+                        None => stays = false,
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(()) => {
+                    stays = false;
+                    break;
+                }
+            }
+        }
+        if !stays {
+            self.connections.remove(&number);
+        }
+    }
+
+    /// Answers a request; to a caller that has gone, nobody.
+    pub fn answer(&mut self, caller: Caller, result: Result<Writer, Status>) {
+        if let Some(connection) = self.connections.get_mut(&caller.connection) {
+            connection.answer(caller.stream, result);
+            // What fails now is seen when the connection is read.
+            let _ = connection.flush();
+        }
+    }
+
+    fn signalled(&mut self) {
+        while let Some(signal) = sys::read_signal(&self.signals) {
+            self.is_over |= signal != libc::SIGCHLD.cast_unsigned();
+        }
+        let mut ended = Vec::new();
+        while let Some((pid, status)) = sys::reap_any() {
+            ended.push((pid, status));
+        }
+        // What a command of dhow's has made is known before its end is looked at.
+        for (pid, status) in &ended {
+            if let Some(command) = self.commands.remove(pid) {
+                self.finish(command, sys::exit_code(*status));
+                continue;
+            }
+            let end = End { code: sys::exit_code(*status).cast_unsigned(), at: sys::now() };
+            self.unclaimed.push((*pid, end));
+        }
+        for (pid, end) in std::mem::take(&mut self.unclaimed) {
+            if !task::ended(self, pid, end) && !self.commands.is_empty() {
+                self.unclaimed.push((pid, end));
+            }
+        }
+    }
+
+    /// Takes the end of a process that has just become known, should it have ended already.
+    pub fn claim(&mut self, pid: i32) -> Option<End> {
+        let at = self.unclaimed.iter().position(|(ended, _)| *ended == pid)?;
+        Some(self.unclaimed.swap_remove(at).1)
+    }
+
+    fn finish(&mut self, command: Command, code: i32) {
+        let mut stdout = Vec::new();
+        if let Some(mut file) = command.stdout {
+            let _ = file.rewind();
+            let _ = file.read_to_end(&mut stdout);
+        }
+        let mut message = String::new();
+        if code != 0 {
+            message = last_error(&command.log);
+            if message.is_empty() {
+                message = format!("dhow ended with exit code {code}");
+            }
+        }
+        let _ = fs::remove_file(&command.log);
+        (command.then)(self, Outcome { code, message, stdout });
+    }
+
+    /// Runs a command of dhow's; `then` is called when it has ended, also when it cannot be started.
+    pub fn run(
+        &mut self,
+        runtime: &Runtime,
+        bundle: &std::path::Path,
+        words: &[&str],
+        stdio: Stdio,
+        then: Then,
+    ) {
+        let log = bundle.join(format!("dhow-{}.json", self.number()));
+        self.log("debug", &format!("dhow {}", words.join(" ")));
+        match launch(runtime, &log, words, stdio) {
+            Ok((pid, stdout)) => drop(self.commands.insert(pid, Command { then, log, stdout })),
+            Err(message) => then(self, Outcome { code: 127, message, stdout: Vec::new() }),
+        }
+    }
+
+    /// Moves all copies on, whether poll(2) has said something of them or not.
+    pub fn step_copies(&mut self) {
+        let all: Vec<usize> = (0..self.copies.len()).collect();
+        let outward = |at: &usize| self.copies[*at].way == Way::Out || self.copies[*at].is_ending;
+        let all: Vec<usize> = all.into_iter().filter(outward).collect();
+        self.move_on(&all);
+    }
+
+    fn move_on(&mut self, ready: &[usize]) {
+        let mut at = 0;
+        self.copies.retain_mut(|copy| {
+            let stays = !ready.contains(&at) || copy.step();
+            at += 1;
+            stays
+        });
+    }
+}
+
+fn launch(
+    runtime: &Runtime,
+    log: &std::path::Path,
+    words: &[&str],
+    stdio: Stdio,
+) -> Result<(i32, Option<File>), String> {
+    let words = runtime.words(log, words)?;
+    let start = |files| sys::spawn(&words, files, true).map_err(|errno| format!("start dhow: errno {errno}"));
+    let null = sys::null().map_err(|errno| format!("open /dev/null: errno {errno}"))?;
+    let none = null.as_raw_fd();
+    match stdio {
+        Stdio::None => Ok((start([none, none, none])?, None)),
+        Stdio::Files(files) => Ok((start(files)?, None)),
+        Stdio::Text(text) => {
+            let (mut input, output) = (memory_file()?, memory_file()?);
+            input.write_all(&text).and_then(|()| input.rewind()).map_err(|error| error.to_string())?;
+            let pid = start([input.as_raw_fd(), output.as_raw_fd(), none])?;
+            Ok((pid, Some(output)))
+        }
+    }
+}
+
+/// A file in memory: unlike a pipe it takes all that is written, whoever reads when.
+fn memory_file() -> Result<File, String> {
+    let file = rustix::fs::memfd_create("dhow-shim", MemfdFlags::CLOEXEC);
+    file.map(File::from).map_err(|errno| format!("make a file in memory: {errno}"))
+}
