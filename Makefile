@@ -15,7 +15,7 @@ STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
 # A heading between the steps of a long target.
 say = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help build test test-crash test-long test-vm test-images lint deny unit integration demo bench bench-images peers conformance install clean test-needs
+.PHONY: help build test test-crash test-long test-vm test-images lint deny unit integration demo bench bench-images peers conformance install dist deb dist-check clean test-needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
@@ -130,6 +130,16 @@ install: build ## bin/dhow, its companions, man pages and completions below $(DE
 	@echo "containerd: ctr run --runtime io.containerd.dhow.v2 IMAGE ID"
 	@echo "podman:     podman --runtime $(PREFIX)/bin/dhow run IMAGE"
 
+dist: ## a release tarball and its checksum in dist/, the same bytes for the same commit
+	@.ci/dist tar
+
+deb: ## a Debian package and its checksum in dist/
+	@.ci/need dpkg-deb:dpkg
+	@.ci/dist deb
+
+dist-check: ## both, built twice in different places from the commit, must be the same bytes (ten minutes)
+	@.ci/dist-check
+
 clean: ## what was built
 	cargo clean
-	rm -rf bin
+	rm -rf bin dist
