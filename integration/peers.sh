@@ -2,8 +2,8 @@
 # Builds a Debian sid folder with the runtimes and engines that dhow is compared with and
 # tried under, and runs commands inside it. Debian stable's own are too old to compare with.
 #
-#   peers.sh bench              crun and runc, also as $DHOW_PEERS/bin/crun and …/runc,
-#                               which run outside the folder
+#   peers.sh bench              crun and runc, also as $DHOW_PEERS/bin/crun and …/runc, which run
+#                               outside the folder, and a static crun built from source
 #   peers.sh engines            containerd, podman, buildah, skopeo, umoci
 #   peers.sh docker             dockerd and its client, and Debian stable's beside the folder
 #   peers.sh images             umoci, skopeo, podman, erofs-utils, docker-registry
@@ -82,10 +82,38 @@ loosen() {
     done
 }
 
+# crun as its makers release it, static, which starts faster than Debian's build. Debian's source of
+# the version in trixie is what its mirrors have; without it, the bench does without.
+static_crun() {
+    [ -e "$PEERS/bin/crun-static" ] && return
+    version=1.21
+    install crun-static gcc libc6-dev make autoconf automake libtool pkgconf python3 \
+        libcap-dev libseccomp-dev libyajl-dev
+    say "build crun $version, static"
+    mkdir -p "$SID/crun"
+    curl -fsS -o "$SID/crun/crun.tar.gz" "$MIRROR/pool/main/c/crun/crun_$version.orig.tar.gz" &&
+        inside sh -ec '
+            cd /usr/lib/x86_64-linux-gnu
+            # Debian names the static library after its flavour.
+            [ -e libyajl.a ] || ln -s libyajl_s.a libyajl.a
+            cd /crun
+            tar xzf crun.tar.gz
+            cd "crun-$0"
+            # The release tarball leaves it to git.
+            echo "#define GIT_VERSION \"$0\"" >git-version.h
+            [ -x configure ] || ./autogen.sh
+            ./configure --disable-systemd --disable-criu --disable-dl
+            make -j2 CFLAGS=-O3 LDFLAGS=-all-static crun
+            strip -o /crun/crun-static crun' "$version" >"$PEERS/crun-static.log" 2>&1 </dev/null &&
+        cp "$SID/crun/crun-static" "$PEERS/bin/crun-static" ||
+        say "no static crun: see $PEERS/crun-static.log"
+}
+
 group_bench() {
     # containers-common has the seccomp profile for the bench.
     install bench crun runc patchelf golang-github-containers-common
     loosen
+    static_crun
 }
 group_engines() {
     install engines containerd podman buildah skopeo umoci iptables nftables iproute2 \

@@ -128,17 +128,19 @@ pub fn describe(errno: Errno) -> String {
 }
 
 impl fmt::Display for Error {
-    /// One line: `doing: subject: cause: errno's words (hint)`.
+    /// One line: `doing: subject: cause: errno's words (hint)`. Of a payload that cannot be
+    /// executed the errno's words come before the cause: right behind the program's name is where
+    /// engines, and people, look for them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.doing)?;
-        if let Some(subject) = &self.subject {
-            write!(f, ": {subject}")?;
-        }
-        if let Some(cause) = &self.cause {
-            write!(f, ": {cause}")?;
-        }
-        if let Some(errno) = self.errno {
-            write!(f, ": {}", describe(Errno::from_raw(errno)))?;
+        let words = self.errno.map(|errno| describe(Errno::from_raw(errno)));
+        let words_first = matches!(self.class, Class::CommandNotFound | Class::CommandDenied);
+        let (first, second) = match words_first {
+            true => (words.as_ref(), self.cause.as_ref()),
+            false => (self.cause.as_ref(), words.as_ref()),
+        };
+        for part in [self.subject.as_ref(), first, second].into_iter().flatten() {
+            write!(f, ": {part}")?;
         }
         if let Some(hint) = &self.hint {
             write!(f, " ({hint})")?;

@@ -4,7 +4,7 @@
 //! very end. Warnings and debug lines are for what a person may want to know and no caller can
 //! act on.
 
-use crate::sys::time;
+use crate::sys::{fd, time};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -124,6 +124,22 @@ fn write(level: Level, message: &str) {
 /// The fd of the log's file, for a child that closes what it does not need.
 pub fn file() -> Option<BorrowedFd<'static>> {
     SINK.get().and_then(|sink| sink.file.as_ref()).map(AsFd::as_fd)
+}
+
+/// The options by which another call of dhow logs as this one does.
+pub fn options() -> Vec<String> {
+    let Some(sink) = SINK.get() else { return Vec::new() };
+    let mut words = vec![format!("--log-level={}", sink.level.name())];
+    let path = sink.file.as_ref().and_then(|file| std::fs::read_link(fd::proc_path(file.as_fd())).ok());
+    words.extend(path.map(|path| format!("--log={}", path.display())));
+    words.extend(sink.format.map(|format| {
+        let name = match format {
+            Format::Text => "text",
+            Format::Json => "json",
+        };
+        format!("--log-format={name}")
+    }));
+    words
 }
 
 /// The line for the log. Control characters never reach a terminal or a line-based reader raw.

@@ -35,7 +35,12 @@ fn main() {
 }
 
 fn carry_out(parsed: &Parsed) -> i32 {
-    parsed.set_up_log().and_then(|()| parsed.protect()).and_then(|()| parsed.run()).unwrap_or_else(|error| {
+    let outcome = parsed
+        .set_up_log()
+        .and_then(|()| parsed.protect())
+        .and_then(|()| parsed.take_times())
+        .and_then(|()| parsed.run());
+    outcome.and_then(|code| parsed.show_times().map(|()| code)).unwrap_or_else(|error| {
         log::error(&error.to_string());
         // As a shell says of a program that a signal has ended.
         signal::asked_to_end().map_or_else(|| cli::exit_code(parsed.command), |signal| 128 + signal)

@@ -76,6 +76,34 @@ impl Bundle {
         fs::write(self.dir.join("config.json"), config.0.to_string()).expect("write config.json");
     }
 
+    /// Has its root be an overlay of its rootfs and so many layers less one, after
+    /// [`write`](Bundle::write), with a new writable layer; none for a plain root.
+    pub fn layer(&self, layers: usize) -> Result<(), String> {
+        if layers == 0 {
+            return Ok(());
+        }
+        let failed = |e: std::io::Error| format!("{}: {e}", self.dir.display());
+        let mut lower = Vec::new();
+        for number in 1..layers {
+            let layer = self.dir.join(format!("layer-{number}"));
+            fs::create_dir_all(layer.join("etc")).map_err(failed)?;
+            fs::write(layer.join(format!("etc/{number}")), "").map_err(failed)?;
+            lower.push(layer);
+        }
+        lower.push(self.rootfs());
+        for part in ["upper", "work"] {
+            let _ = fs::remove_dir_all(self.dir.join(part));
+            fs::create_dir(self.dir.join(part)).map_err(failed)?;
+        }
+        let overlay = json!({"lower": lower, "upper": self.dir.join("upper"), "work": self.dir.join("work"),
+            "volatile": true});
+        fs::write(self.dir.join("overlay.json"), overlay.to_string()).map_err(failed)?;
+        let text = fs::read_to_string(self.dir.join("config.json")).map_err(failed)?;
+        let mut config: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        config["annotations"]["org.dhow.image.name"] = json!("bench");
+        fs::write(self.dir.join("config.json"), config.to_string()).map_err(failed)
+    }
+
     /// Its `linux.resources`.
     pub fn resources(&self) -> Value {
         self.config.0.pointer("/linux/resources").cloned().unwrap_or_default()

@@ -19,7 +19,7 @@ impl fmt::Display for Layout {
 }
 
 /// Every scenario, in the order in which they run.
-pub const SCENARIOS: [(&str, &str); 10] = [
+pub const SCENARIOS: [(&str, &str); 11] = [
     ("run", "run of /bin/true in the plain bundle, in a loop"),
     ("docker", "the same with Docker's config (--seccomp adds its profile)"),
     ("steps", "create, start, state, exec, kill, delete, each by itself"),
@@ -30,6 +30,7 @@ pub const SCENARIOS: [(&str, &str); 10] = [
     ("usage", "peak RSS, syscalls and clones of run"),
     ("memory", "smallest memory limit under which run /bin/true works (v1)"),
     ("isolated", "run and exec with 0.3 s between them (v1)"),
+    ("layers", "what a root of 30 layers adds to run and create"),
 ];
 
 /// What to measure, and how.

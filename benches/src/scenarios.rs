@@ -54,7 +54,7 @@ pub fn run_all(options: &Options, layout: Layout, output: &Path) -> Result<(), S
     };
     bench.warm_up()?;
     type Scenario = fn(&mut Bench) -> Result<(), String>;
-    let scenarios: [(&str, Scenario); 10] = [
+    let scenarios: [(&str, Scenario); 11] = [
         ("run", |b| b.run("run", false, Duration::ZERO, 100)),
         ("docker", |b| {
             b.run(if b.options.seccomp { "docker+seccomp" } else { "docker" }, true, Duration::ZERO, 100)
@@ -67,6 +67,7 @@ pub fn run_all(options: &Options, layout: Layout, output: &Path) -> Result<(), S
         ("usage", |b| b.usage()),
         ("memory", |b| b.memory()),
         ("isolated", |b| b.isolated()),
+        ("layers", |b| b.layers()),
     ];
     for (name, scenario) in scenarios {
         if options.wants(name) {
@@ -274,6 +275,48 @@ impl Bench<'_> {
         let pause = Duration::from_millis(300);
         self.run("isolated/run", false, pause, 50)?;
         self.exec("isolated/exec", pause, 50)
+    }
+
+    /// What a root of 30 layers adds to one that is a directory: `run` and `create` of both, one after
+    /// the other. Only dhow mounts layers itself.
+    fn layers(&mut self) -> Result<(), String> {
+        const LAYERS: usize = 30;
+        let layered = Bundle::plain(self.scratch.dir.join("layered"))?;
+        let who = self.contestants.iter().find(|c| c.name == "dhow").ok_or("dhow is not there")?;
+        let mut samples = Samples::default();
+        let mut shuffle = Shuffle::new();
+        for _ in 0..self.options.runs(100) {
+            for at in shuffle.order(2) {
+                let all = [(&self.plain, "a directory"), (&layered, "30 layers")];
+                let (bundle, part) = all[at];
+                let cgroup = self.cgroup("layers");
+                let layers = if at == 1 { LAYERS } else { 0 };
+                bundle.write(&cgroup, |_| ());
+                bundle.layer(layers)?;
+                let one = sample(who.run(bundle, "layers", &cgroup))?;
+                samples.add(at, &format!("layers/run {part}"), who.name, "ms", one.wall);
+                bundle.write(&cgroup, |c| {
+                    c.args(&["/bin/sleep", "1000"]);
+                });
+                bundle.layer(layers)?;
+                let pid_file = self.scratch.dir.join("pid");
+                let words =
+                    ["create", "--bundle", path(&bundle.dir), "--pid-file", path(&pid_file), "layers"];
+                samples.add(
+                    at + 2,
+                    &format!("layers/create {part}"),
+                    who.name,
+                    "ms",
+                    sample(who.command(&words))?.wall,
+                );
+                let pid = fs::read_to_string(&pid_file).map_err(|e| e.to_string())?;
+                sample(who.command(&["kill", "layers", "KILL"]))?;
+                wait_for(pid.trim().parse().map_err(|_| pid.clone())?)?;
+                sample(who.command(&["delete", "layers"]))?;
+            }
+        }
+        self.keep(samples);
+        Ok(())
     }
 
     /// 100 runs, so many at a time: the time for all.

@@ -117,6 +117,12 @@ fn options() -> Options {
         | Options::PTRACE_O_TRACEEXEC
 }
 
+/// Whether a process runs a program of dhow's: itself, or the monitor.
+fn is_dhows(pid: Pid) -> bool {
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    exe == binary() || exe == binary().with_file_name("dhow-monitor")
+}
+
 /// The next event of a process that this thread traces.
 fn next(pid: Option<Pid>) -> nix::Result<WaitStatus> {
     waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD))
@@ -174,7 +180,7 @@ impl Watch {
     }
 
     fn event(&mut self, pid: Pid, event: i32) {
-        if event == libc::PTRACE_EVENT_EXEC && pid != self.root {
+        if event == libc::PTRACE_EVENT_EXEC && pid != self.root && !is_dhows(pid) {
             // It has become the payload, or a hook: no part of the runtime any more.
             self.tracees.remove(&pid);
             let _ = ptrace::detach(pid, None);

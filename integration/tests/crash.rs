@@ -23,6 +23,8 @@ enum Before {
     Nothing,
     Created,
     Running,
+    /// Likewise, and a monitor stays with it, which is watched too.
+    Monitored,
     Paused,
     Stopped,
 }
@@ -83,11 +85,16 @@ impl Trial<'_> {
         words
     }
 
-    /// Brings the container to where the command finds it; the pid of its init.
-    fn prepare(&self) -> Option<i32> {
+    /// Brings the container to where the command finds it: its init, and who else is to be watched.
+    fn prepare(&self) -> (Option<i32>, Option<i32>) {
         let c = self.container;
         if self.command.before == Before::Nothing {
-            return None;
+            return (None, None);
+        }
+        if self.command.before == Before::Monitored {
+            c.run_kept(&["--detach", "--monitor", "--log-driver", "json-file"]).ok();
+            let monitor = c.command(&["inspect"]).run().ok().json()["monitor"].as_i64().unwrap();
+            return (Some(c.pid()), Some(i32::try_from(monitor).unwrap()));
         }
         c.create().ok();
         if self.command.before != Before::Created {
@@ -101,17 +108,23 @@ impl Trial<'_> {
             }
             _ => {}
         }
-        Some(c.pid())
+        (Some(c.pid()), Some(c.pid()).filter(|_| self.command.name == "start"))
     }
 
     fn run(&self, deed: Option<(Point, Deed)>) -> Traced {
-        let init = self.prepare().filter(|_| self.command.name == "start");
+        let (init, watched) = self.prepare();
         let words = self.words();
-        run(self.scene, &words.iter().map(String::as_str).collect::<Vec<_>>(), init, deed)
+        let mut traced =
+            run(self.scene, &words.iter().map(String::as_str).collect::<Vec<_>>(), watched, deed);
+        // A monitor that is killed leaves its container's init to this process.
+        traced.orphans.extend(init.filter(|_| self.command.before == Before::Monitored));
+        traced
     }
 
     /// What is left that must not be.
     fn left(&self) -> Vec<String> {
+        // Asked for by name, it is the caller's; a monitor writes it at each start.
+        let _ = fs::remove_file(self.container.bundle().join("pid"));
         let mut left = self.scene.leaks();
         left.extend(names(self.container.bundle()).difference(&self.files).cloned());
         left.extend(names(&self.scene.state_dir().join("@images/containers")));
@@ -128,8 +141,6 @@ impl Trial<'_> {
     fn attempt(&self, point: Point, deed: Deed) -> Result<(), String> {
         let traced = self.run(Some((point, deed)));
         let verdict = self.judge(&traced, deed);
-        // Asked for by name, it is the caller's.
-        let _ = fs::remove_file(self.container.bundle().join("pid"));
         let half_made = match deed {
             Deed::Fail(_) if traced.code != 0 && self.command.before == Before::Nothing => {
                 self.is_clean_soon().map_err(|left| format!("a create that failed {left}"))
@@ -312,10 +323,25 @@ fn run_detached() {
     try_all(&Command { name: "run", before: Before::Nothing, words, after: &[] }, |_| {}, 60);
 }
 
+/// The monitor is watched too, and the calls that it makes.
 #[test]
 fn run_with_a_monitor() {
     let words = &["run", "--detach", "--bundle", "BUNDLE", "--monitor", "--log-driver", "json-file"];
-    try_all(&Command { name: "run --monitor", before: Before::Nothing, words, after: &[] }, |_| {}, 30);
+    try_all(&Command { name: "run --monitor", before: Before::Nothing, words, after: &[] }, |_| {}, 90);
+}
+
+/// While its monitor writes down how it ended.
+#[test]
+fn stop_with_a_monitor() {
+    let words = &["stop", "--time", "0"];
+    try_all(&Command { name: "stop", before: Before::Monitored, words, after: &[] }, |_| {}, 15);
+}
+
+/// While its monitor makes it anew.
+#[test]
+fn restart_with_a_monitor() {
+    let words = &["restart", "--time", "0"];
+    try_all(&Command { name: "restart", before: Before::Monitored, words, after: &[] }, |_| {}, 90);
 }
 
 fn small_image(scene: &Scene) -> std::path::PathBuf {

@@ -2,8 +2,9 @@
 //! and nothing is left. `DHOW_CROWD` is how many containers there are, `DHOW_CROWD_SECONDS` how long
 //! it goes on, `DHOW_CRASH_SEED` where the dice begin; `make test-crash` asks for 1000 and a minute.
 
-use dhow_integration::{Scene, wait};
+use dhow_integration::{Container, Scene, holds_within, wait};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 const AT_ONCE: usize = 16;
@@ -42,6 +43,65 @@ const EXPECTED: [&str; 14] = [
     "was killed",
 ];
 
+/// What a command does in a state (`None`: no container) that nobody else changes meanwhile: whether it
+/// succeeds, and what state comes of it.
+fn model(state: Option<&'static str>, verb: &str) -> (bool, Option<&'static str>) {
+    match (verb, state) {
+        ("create", None) => (true, Some("created")),
+        ("start", Some("created")) => (true, Some("running")),
+        ("exec", Some("created" | "running")) => (true, state),
+        ("pause", Some("created")) => (true, Some("paused before start")),
+        ("pause", Some("running")) => (true, Some("paused")),
+        ("resume", Some("paused before start")) => (true, Some("created")),
+        ("resume", Some("paused")) => (true, Some("running")),
+        ("kill", Some("created" | "running")) => (true, Some("exited")),
+        ("delete", Some("created" | "exited")) | ("force", _) => (true, None),
+        _ => (false, state),
+    }
+}
+
+/// Some commands on a container that this one has for itself: each must do what the model says, and
+/// leave the state that the model says, with all the others at work beside it.
+fn exact_sequence(scene: &Scene, c: &Container<'_>, dice: &mut Dice) -> usize {
+    const VERBS: [&str; 9] =
+        ["create", "create", "start", "start", "exec", "pause", "resume", "kill", "delete"];
+    let mut state = None;
+    let mut story = Vec::new();
+    let run = |verb: &str| match verb {
+        "create" => scene.dhow(["create", "--bundle", c.bundle().to_str().unwrap(), c.id()]).run(),
+        "exec" => c.command(&["exec"]).args(["/payload", "exit", "0"]).run(),
+        "kill" => c.command(&["kill"]).args(["KILL"]).run(),
+        "force" => c.command(&["delete", "--force"]).run(),
+        verb => c.command(&[verb]).run(),
+    };
+    run("force").ok();
+    for _ in 0..8 {
+        let verb = VERBS[dice.throw(VERBS.len())];
+        if verb == "kill" && state.is_some_and(|word: &str| word.starts_with("paused")) {
+            // On cgroup v1 it dies when it is thawed, on v2 at once.
+            continue;
+        }
+        let (succeeds, next) = model(state, verb);
+        story.push(verb);
+        let outcome = run(verb);
+        assert_eq!(outcome.code == 0, succeeds, "{story:?} from {state:?}: {outcome}");
+        let word = || {
+            let seen = c.command(&["state"]).run();
+            if seen.code == 0 { Some(seen.json()["state"].as_str().unwrap().to_owned()) } else { None }
+        };
+        let wanted = next.map(|word| word.split(' ').next().unwrap());
+        // A killed one takes a moment to go.
+        let settled = match verb {
+            "kill" => holds_within(wait::PATIENCE, || word().as_deref() == wanted),
+            _ => word().as_deref() == wanted,
+        };
+        assert!(settled, "{story:?}: {:?} where {next:?} should be", word());
+        state = next;
+    }
+    run("force").ok();
+    story.len()
+}
+
 #[test]
 fn sixteen_commands_at_a_time_on_shared_containers() {
     let containers = from_environment("DHOW_CROWD", 60);
@@ -52,6 +112,9 @@ fn sixteen_commands_at_a_time_on_shared_containers() {
     let all: Vec<_> = (0..containers).map(|_| scene.payload(&["sleep", "1000"])).collect();
     let (done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let over = AtomicBool::new(false);
+    // Who needs a container for a whole sequence holds it for itself.
+    let held: Vec<RwLock<()>> = all.iter().map(|_| RwLock::new(())).collect();
+    let exact = AtomicUsize::new(0);
     let begun = Instant::now();
     std::thread::scope(|scope| {
         // The containers' subreaper is this process: without it they would stay zombies, and their pid
@@ -65,10 +128,18 @@ fn sixteen_commands_at_a_time_on_shared_containers() {
         let workers: Vec<_> = (0..AT_ONCE)
             .map(|worker| {
                 let (all, scene, done, failed) = (&all, &scene, &done, &failed);
+                let (held, exact) = (&held, &exact);
                 scope.spawn(move || {
                     let mut dice = Dice((seed + worker * 7919 + 1) as u64 * 0x9e37_79b9);
                     while begun.elapsed() < time {
-                        let c = &all[dice.throw(all.len())];
+                        let number = dice.throw(all.len());
+                        let c = &all[number];
+                        if dice.throw(25) == 0 {
+                            let _own = held[number].write().unwrap_or_else(PoisonError::into_inner);
+                            exact.fetch_add(exact_sequence(scene, c, &mut dice), Ordering::Relaxed);
+                            continue;
+                        }
+                        let _shared = held[number].read().unwrap_or_else(PoisonError::into_inner);
                         let outcome = match dice.throw(12) {
                             0..=2 => {
                                 let bundle = c.bundle().to_str().unwrap();
@@ -105,12 +176,15 @@ fn sixteen_commands_at_a_time_on_shared_containers() {
             });
         }
         let clean = wait::PATIENCE * 4;
-        let is_clean = dhow_integration::holds_within(clean, || scene.leaks().is_empty());
+        let is_clean = holds_within(clean, || scene.leaks().is_empty());
         over.store(true, Ordering::Relaxed);
         assert!(results.iter().all(Result::is_ok), "seed {seed}: see above");
         assert!(is_clean, "seed {seed}: {:#?}", scene.leaks());
     });
+    let exact = exact.into_inner();
     println!("{} commands, {} of them refused", done.into_inner(), failed.into_inner());
+    println!("{exact} commands more whose outcome and state were foretold");
+    assert!(exact > 0, "seed {seed}");
 }
 
 fn reap_orphans(tag: &str) {

@@ -194,6 +194,83 @@ fn kept_until_it_is_deleted_or_gone_by_itself() {
 }
 
 /// A maker that was killed, and a reboot, leave a directory without a record.
+/// overlayfs mounts a volatile layer once; a restart is the same boot, and loses nothing.
+#[test]
+fn a_container_that_goes_by_itself_can_be_restarted() {
+    let scene = Scene::new();
+    usual(&scene);
+    let lives = ["sh", "-c", "echo x >> /lives; exec sleep 1000"];
+    run(&scene, &["--detach", "--rm"], &lives).run().ok();
+    let layer = containers(&scene).remove(0);
+    let lives = layer.join("upper/lives");
+    let is = |text: &str| fs::read_to_string(&lives).is_ok_and(|found| found == text);
+    assert!(fs::read_to_string(layer.join("overlay.json")).unwrap().contains("\"volatile\": true"));
+    eventually("it lives", || is("x\n"));
+    for times in ["x\nx\n", "x\nx\nx\n"] {
+        scene.dhow(["restart", "--time", "0", &id(&scene)]).run().ok();
+        eventually("it lives again", || is(times));
+    }
+    scene.dhow(["kill", &id(&scene), "KILL"]).run().ok();
+    eventually("it goes by itself", || containers(&scene).is_empty());
+    is_gone(&scene);
+    // One in the foreground stays with its next life, too.
+    let script = "echo x >> /lives; exec sleep 1000";
+    let front = run(&scene, &[], &["sh", "-c", script]).spawn();
+    eventually("it lives", || is("x\n"));
+    scene.dhow(["restart", "--time", "0", &id(&scene)]).run().ok();
+    eventually("it lives again", || is("x\nx\n"));
+    scene.dhow(["kill", &id(&scene), "KILL"]).run().ok();
+    front.wait().exits(137);
+    is_gone(&scene);
+}
+
+#[test]
+fn doctor_removes_a_writable_layer_that_nobody_has() {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+    let scene = Scene::new();
+    usual(&scene);
+    up(&scene, &[], &["sleep", "1000"]);
+    let layer = containers(&scene).remove(0);
+    let record = scene.state_dir().join(id(&scene));
+    let bundle = layer.display().to_string();
+    let age = || {
+        let old = Timespec { tv_sec: 1_000_000_000, tv_nsec: 0 };
+        let times = Timestamps { last_access: old, last_modification: old };
+        utimensat(CWD, &layer, &times, AtFlags::empty()).unwrap();
+    };
+    let doctor = |told: &str| {
+        let seen = scene.dhow(["doctor", "--fix"]).run();
+        assert!(seen.stdout.contains(told) && seen.stdout.contains(&bundle), "{seen}");
+    };
+    // Its container is there.
+    age();
+    scene.dhow(["doctor", "--fix"]).run().ok().says("");
+    // A create may be at work on one that is new; an old one goes.
+    scene.dhow(["stop", "--time", "0", &id(&scene)]).run().ok();
+    fs::remove_dir_all(&record).unwrap();
+    let now = std::time::SystemTime::now();
+    fs::File::open(&layer).unwrap().set_modified(now).unwrap();
+    doctor("when it is a minute old");
+    assert!(layer.join("upper").is_dir());
+    age();
+    // Somebody has it mounted, elsewhere.
+    let overlay: Value = serde_json::from_slice(&fs::read(layer.join("overlay.json")).unwrap()).unwrap();
+    let place = scene.dir().join("mounted");
+    fs::create_dir(&place).unwrap();
+    let path = |value: &Value| value.as_str().unwrap().to_owned();
+    let (upper, work) = (path(&overlay["upper"]), path(&overlay["work"]));
+    let options = format!("lowerdir={},upperdir={upper},workdir={work}", path(&overlay["lower"][0]));
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("overlay"), &place, Some("overlay"), flags, Some(&options[..])).unwrap();
+    doctor("it is mounted");
+    nix::mount::umount(&place).unwrap();
+    scene.dhow(["doctor"]).run().exits(1);
+    assert!(layer.join("upper").is_dir());
+    doctor("removed");
+    is_gone(&scene);
+    scene.dhow(["doctor"]).run().ok().says("");
+}
+
 #[test]
 fn what_is_left_without_a_record_can_be_deleted() {
     let scene = Scene::new();
@@ -467,6 +544,77 @@ fn a_user_without_rights_runs_an_image() {
     assert!(fs::read_dir(home.join("state/@images/containers")).unwrap().next().is_none());
     dhow(&["run", "--image", "test", "--user", "7", &name, "--", "true"]).fails(&["not mapped", "--user 0"]);
     dhow(&["run", "--image", "test", "--network", "cni:x", &name, "--", "true"]).fails(&["root's rights"]);
+    scene.is_clean();
+}
+
+/// With ids that are set aside for the user, images with other users work too: import, run, diff,
+/// commit, delete, gc.
+#[test]
+fn a_user_with_ranges_of_ids_runs_an_image_of_several_users() {
+    const UID: u32 = 54323;
+    skip_unless!(machine::has_program("setpriv"), "no setpriv program (util-linux)");
+    skip_unless!(machine::has_program("newuidmap"), "no newuidmap program (uidmap)");
+    skip_unless!(machine::has_namespace("user"), "the kernel has no user namespaces");
+    let scene = Scene::new();
+    let home = scene.dir().join("home");
+    fs::create_dir(&home).unwrap();
+    fs::copy(dhow_integration::command::binary(), home.join("dhow")).unwrap();
+    let base = image::base(scene.payload_program());
+    let others = Layer::of(7).directory("own").file("own/secret", "of app");
+    image::save(&home.join("image.tar"), "test", &[base, others], &json!({"Cmd": ["sh"], "User": "app"}));
+    let far = Layer::of(70_000).file("far", "");
+    image::save(&home.join("far.tar"), "far", &[far], &json!({"Cmd": ["sh"]}));
+    for name in ["image.tar", "far.tar"] {
+        fs::set_permissions(home.join(name), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    chown(&home, Some(UID), Some(UID)).unwrap();
+    // The user's entries, for the test's processes alone.
+    let passwd = fs::read_to_string("/etc/passwd").unwrap() + &format!("ranger:x:{UID}:{UID}::/:/bin/sh\n");
+    fs::write(scene.dir().join("passwd"), passwd).unwrap();
+    for (file, owner) in [("subuid", "ranger".to_owned()), ("subgid", UID.to_string())] {
+        fs::write(scene.dir().join(file), format!("{owner}:3000000:65536\n")).unwrap();
+        // Where the package has not made one there is nothing to mount on.
+        let _ = fs::OpenOptions::new().create(true).append(true).open(format!("/etc/{file}")).unwrap();
+    }
+    let script = "for f in passwd subuid subgid; do mount --bind \"$1/$f\" /etc/$f; done; shift; exec \"$@\"";
+    let within = |words: &[&str]| {
+        let unshare = ["--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh"];
+        let user = ["setpriv", &format!("--reuid={UID}"), &format!("--regid={UID}"), "--clear-groups"];
+        let unshare = Runner::new("unshare").args(unshare).args([scene.dir().to_str().unwrap()]);
+        unshare.args(user).args(words).cwd(&home).run()
+    };
+    let dhow = |words: &[&str]| {
+        let (program, root) = (home.join("dhow"), home.join("state"));
+        within(&[&[program.to_str().unwrap(), "--root", root.to_str().unwrap()], words].concat())
+    };
+    dhow(&["image", "import", "image.tar"]).ok();
+    let layer = dhow(&["image", "inspect", "test"]).ok().json()["layers"][1].as_str().unwrap().to_owned();
+    use std::os::unix::fs::MetadataExt;
+    let secret = fs::metadata(Path::new(&layer).join("own/secret")).unwrap();
+    assert_eq!((secret.uid(), secret.gid()), (3_000_006, 3_000_006), "7 is the seventh of the ranges' ids");
+    let name = id(&scene);
+    let script = "id -u; id -G; cat /own/secret; echo -n mine >/own/secret; mkdir /own/d; echo x >/own/d/x; \
+        chmod 700 /own/d; stat -c %u:%g /own/d/x /etc/passwd";
+    let seen =
+        dhow(&["run", "--image", "test", "--keep", "--user", "7:7", &name, "--", "sh", "-c", script]).ok();
+    assert_eq!(seen.stdout, "7\n7\nof app7:7\n0:0\n", "{seen}");
+    let seen = dhow(&["diff", &name]).ok();
+    assert_eq!(seen.stdout, "C /own\nA /own/d\nA /own/d/x\nC /own/secret\n");
+    dhow(&["commit", &name, "changed"]).ok();
+    dhow(&["delete", &name]).ok();
+    assert!(fs::read_dir(home.join("state/@images/containers")).unwrap().next().is_none());
+    // The image's own user, with the groups that its group file gives.
+    let seen = dhow(&["run", "--image", "changed", &name, "--", "sh", "-c", "id -u; id -G; cat /own/secret"]);
+    assert_eq!(seen.ok().stdout, "7\n8 9\nmine");
+    dhow(&["image", "import", "far.tar"]).fails(&["70000:70000", "/etc/subuid"]);
+    dhow(&["run", "--image", "test", "--user", "70000", &name, "--", "true"]).fails(&["not mapped"]);
+    for name in ["test", "changed"] {
+        dhow(&["image", "rm", name]).ok();
+    }
+    dhow(&["image", "gc"]).ok();
+    for place in ["layers", "tmp"] {
+        assert_eq!(fs::read_dir(home.join("state/@images").join(place)).unwrap().count(), 0, "{place}");
+    }
     scene.is_clean();
 }
 

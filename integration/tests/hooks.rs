@@ -1,6 +1,8 @@
 //! Hooks: at which point, in which order, where, with what on stdin; and when one fails.
 
 use dhow_integration::{Scene, machine};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -225,6 +227,23 @@ fn poststop_hooks_run_although_one_fails() {
     c.up().until("stopped");
     c.delete_force();
     assert_eq!(read(&log), "second\n");
+    scene.is_clean();
+}
+
+#[test]
+fn a_run_that_is_told_to_end_lets_poststop_hooks_finish() {
+    let scene = Scene::new();
+    let (ready, done) = (scene.dir().join("ready"), scene.dir().join("done"));
+    let c = scene.container(|c| {
+        c.hook("poststart", &format!("touch {}; exec sleep 60", ready.display()))
+            .hook("poststop", &format!("sleep 0.5; echo done > {}", done.display()))
+            .payload(&["sleep", "100"]);
+    });
+    let run = c.run_with(&["--detach"]).spawn();
+    dhow_integration::eventually("the hook runs", || ready.exists());
+    kill(Pid::from_raw(run.pid()), Signal::SIGTERM).unwrap();
+    run.wait().exits(143);
+    assert_eq!(read(&done), "done\n");
     scene.is_clean();
 }
 

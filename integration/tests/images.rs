@@ -3,6 +3,7 @@
 use dhow_integration::command::{Running, workspace};
 use dhow_integration::machine::skip;
 use dhow_integration::{Outcome, Runner, Scene};
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -343,4 +344,121 @@ tar -cf image.tar config.json manifest.json 1.tar 2.tar
     dhow(&["image", "rm", "made:1"]).ok();
     dhow(&["image", "gc"]).ok();
     assert!(count(&home.join("state/@images/layers")) == 0 && count(&home.join("state/@images/tmp")) == 0);
+}
+
+/// Everything that a tree can have that an archive keeps.
+const RICH_TREE: &str = r#"
+set -eu; cd "$1"; mkdir -p tree && cd tree
+mkdir -p a/b/c sticky "name with spaces" ünïcode; chmod 1777 sticky; chmod 2755 a; chmod 700 a/b
+echo one >a/one; echo two >a/b/two; ln a/one a/b/also-one; ln a/one third-one
+chown 7:8 a/one; chown 70000:4000000000 a/b/two; chmod 4711 a/b/two; chmod 0 "name with spaces"
+head -c 300000 /dev/urandom >big; : >empty; chmod 440 empty; chmod 6755 big
+ln -s ../outside/of/it a/link; ln -s big sym; ln sym hard-sym; chown -h 5:6 sym
+mkfifo pipe; chmod 622 pipe; mknod null c 1 3; chmod 666 null; mknod disk b 7 99; chown 0:6 disk
+long=$(printf 'n%.0s' $(seq 200)); mkdir "$long"; echo long >"$long/$long"; ln "$long/$long" "hard-$long"
+ln -s "/$long/$long/$long" long-link
+touch -h -d '2001-02-03 04:05:06.123456789' a/one sym; touch -d '2038-01-20' big; touch -d '1999-12-31 23:59:59' a/b a
+"#;
+
+/// The archive of that tree, what tar makes of it again, and an image of it.
+const RICH_IMAGE: &str = r#"
+set -eu; cd "$1/tree"
+tar --sort=name --format=posix --pax-option=delete=atime,delete=ctime --numeric-owner --xattrs --xattrs-include='*' \
+    -cf ../layer.tar .
+cd ..; mkdir peer
+tar -xpf layer.tar --numeric-owner --same-owner --xattrs --xattrs-include='*' --delay-directory-restore -C peer
+digest=$(sha256sum layer.tar | cut -d ' ' -f 1); gzip -n layer.tar
+printf '{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' "$digest" >config.json
+echo '[{"Config":"config.json","RepoTags":["rich:1"],"Layers":["layer.tar.gz"]}]' >manifest.json
+tar -cf image.tar config.json manifest.json layer.tar.gz
+"#;
+
+/// All that stat(2), readlink(2), listxattr(2) and read(2) tell of a tree, by name.
+fn described(tree: &Path) -> std::collections::BTreeMap<PathBuf, String> {
+    use std::os::unix::fs::MetadataExt;
+    let mut all = std::collections::BTreeMap::new();
+    let mut first_names = std::collections::BTreeMap::new();
+    let mut names = vec![PathBuf::new()];
+    while let Some(name) = names.pop() {
+        let path = tree.join(&name);
+        let stat = fs::symlink_metadata(&path).unwrap();
+        if stat.is_dir() {
+            let inside = fs::read_dir(&path).unwrap().map(|entry| name.join(entry.unwrap().file_name()));
+            names.extend(inside);
+        } else {
+            // The smallest of a file's names stands for which file it is.
+            let first = first_names.entry(stat.ino()).or_insert_with(|| name.clone());
+            *first = name.clone().min(first.clone());
+        }
+        let mut list = vec![0; 4096];
+        let length = rustix::fs::llistxattr(&path, &mut list[..]).unwrap();
+        let mut attributes: Vec<_> =
+            list[..length].split(|byte| *byte == 0).filter(|key| !key.is_empty()).collect();
+        attributes.sort();
+        let value = |key: &[u8]| {
+            let mut value = vec![0; 4096];
+            let key = std::str::from_utf8(key).unwrap();
+            let length = rustix::fs::lgetxattr(&path, key, &mut value[..]).unwrap();
+            format!("{key}={:?}", &value[..length])
+        };
+        let attributes: Vec<String> = attributes.into_iter().map(value).collect();
+        let content = match stat.file_type() {
+            kind if kind.is_file() => format!("{:?}", Sha256::digest(fs::read(&path).unwrap())),
+            kind if kind.is_symlink() => fs::read_link(&path).unwrap().display().to_string(),
+            _ => format!("device {}", stat.rdev()),
+        };
+        // A directory's size is the filesystem's own affair.
+        let size = if stat.is_dir() { 0 } else { stat.size() };
+        let words = format!(
+            "{:o} {}:{} {size} links {} at {}.{:09} {attributes:?} {content}",
+            stat.mode(),
+            stat.uid(),
+            stat.gid(),
+            stat.nlink(),
+            stat.mtime(),
+            stat.mtime_nsec()
+        );
+        all.insert(name, format!("{words} ino {}", stat.ino()));
+    }
+    // Inode numbers differ; which names are one file must not.
+    for words in all.values_mut() {
+        let (rest, ino) = words.rsplit_once(" ino ").unwrap();
+        let first = first_names.get(&ino.parse().unwrap());
+        *words = format!("{rest} is {first:?}");
+    }
+    all
+}
+
+/// GNU tar is the oracle: what it makes of a layer, dhow makes too, to the bit.
+#[test]
+fn a_layer_is_unpacked_as_tar_does() {
+    let scene = Scene::new();
+    let script =
+        |text| Runner::new("/bin/sh").args(["-c", text, "sh", scene.dir().to_str().unwrap()]).run().ok();
+    script(RICH_TREE);
+    let capability = [&[1, 0, 0, 2, 0, 4][..], &[0; 14]].concat();
+    for (name, key, value) in [
+        ("a/one", "user.plain", &b"value"[..]),
+        ("a/b", "user.on-a-directory", &[0, 255, 10]),
+        ("big", "security.capability", &capability),
+    ] {
+        let path = scene.dir().join("tree").join(name);
+        rustix::fs::setxattr(&path, key, value, rustix::fs::XattrFlags::empty()).unwrap();
+    }
+    script(RICH_IMAGE);
+    let image = scene.dir().join("image.tar");
+    scene.dhow(["image", "import", "--platform", "linux/amd64", image.to_str().unwrap()]).run().ok();
+    let layers = scene.dhow(["image", "inspect", "rich:1"]).run().ok().json()["layers"].clone();
+    let (ours, peers) =
+        (described(Path::new(layers[0].as_str().unwrap())), described(&scene.dir().join("peer")));
+    assert!(peers.len() >= 23, "{peers:#?}");
+    let kinds =
+        ["user.plain", "security.capability", "user.on-a-directory", "70000:4000000000", ".123456789"];
+    for kind in kinds.into_iter().chain(["links 3", "10622 ", "60644", "106755", "42755", "device 259"]) {
+        let told = peers.values().any(|words| words.contains(kind));
+        assert!(told, "the oracle knows nothing of {kind}: {peers:#?}");
+    }
+    let wrong: Vec<_> = peers.iter().filter(|(name, words)| ours.get(*name) != Some(words)).collect();
+    let shown: Vec<_> = wrong.iter().map(|(name, words)| (name, words, ours.get(*name))).collect();
+    assert!(wrong.is_empty() && ours.len() == peers.len(), "{shown:#?}");
 }

@@ -17,8 +17,8 @@ fn until_state(c: &Container<'_>, state: &str) -> Value {
     let mut last = Value::Null;
     eventually(&format!("{} is {state}", c.id()), || {
         last = inspect(c);
-        // The monitor writes the exit code down a moment after the end.
-        last["state"] == state && (state != "exited" || last["exitCode"].is_number())
+        // The monitor writes down a moment after the end when that was.
+        last["state"] == state && (state != "exited" || last["exitedAt"].is_string())
     });
     last
 }
@@ -48,6 +48,59 @@ fn the_exit_code_of_a_detached_container_is_kept() {
         c.command(&["wait"]).run().ok().says(&code.to_string());
         c.delete().ok();
     }
+    scene.is_clean();
+}
+
+/// A container's directory, locked as a command does: nothing can be written down meanwhile.
+fn hold(scene: &Scene, c: &Container<'_>) -> fs::File {
+    let directory = fs::File::open(scene.state_dir().join(c.id())).unwrap();
+    rustix::fs::flock(&directory, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    directory
+}
+
+#[test]
+fn how_it_ended_is_known_before_it_is_written_down() {
+    let scene = Scene::new();
+    for (policy, word) in [("no", "exited"), ("on-failure", "restarting")] {
+        let c = scene.payload(&["sleep", "100"]);
+        c.run_kept(&["--detach", "--monitor", "--restart", policy]).ok();
+        let held = hold(&scene, &c);
+        kill(Pid::from_raw(c.pid()), Signal::SIGKILL).unwrap();
+        let mut last = inspect(&c);
+        eventually("it ends", || {
+            last = inspect(&c);
+            last["state"] != "running"
+        });
+        assert_eq!(
+            (&last["state"], &last["exitCode"], &last["signal"]),
+            (&word.into(), &137.into(), &9.into())
+        );
+        let listed = scene.dhow(["list", "--format", "json"]).run().ok().json();
+        assert_eq!((&listed[0]["state"], &listed[0]["exitCode"]), (&word.into(), &137.into()), "{listed}");
+        assert_eq!(c.state()["state"], word);
+        if policy == "no" {
+            c.command(&["wait"]).run().ok().says("137");
+        }
+        drop(held);
+        eventually("it is written down", || inspect(&c)["exitedAt"].is_string());
+        c.delete_force().ok();
+    }
+    scene.is_clean();
+}
+
+#[test]
+fn the_monitors_calls_log_where_the_caller_does() {
+    let scene = Scene::new();
+    let log = scene.dir().join("log");
+    let c = scene.payload(&["exit", "0"]);
+    let options = ["--log", log.to_str().unwrap(), "--log-format", "json", "--debug"];
+    let words = ["run", "--detach", "--monitor", "--bundle", c.bundle().to_str().unwrap(), c.id()];
+    scene.dhow(options).args(words).run().ok().says("");
+    until_state(&c, "exited");
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.contains(&format!("create {}: rootfs", c.id())), "{text}");
+    assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{text}");
+    c.delete_force().ok();
     scene.is_clean();
 }
 

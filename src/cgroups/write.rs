@@ -239,12 +239,15 @@ fn explain(write: &Write, dir: Option<&Dir>, errno: Errno) -> Error {
         let name = write.controller.map_or("cgroup v2", Controller::name);
         return base
             .class(Class::Unsupported)
-            .because(format!("the container has no cgroup with the {name} controller"));
+            .because(format!("the container has no cgroup with the {name} controller"))
+            .hint("the kernel or its command line leaves it out, or it is not mounted: see /proc/cgroups");
     };
     match errno {
         Errno::NOENT if !is_enabled(write, dir) => {
             let name = write.controller.map_or("its", Controller::name);
-            base.class(Class::Unsupported).because(format!("{name} controller not enabled in {}", dir.path()))
+            base.class(Class::Unsupported)
+                .because(format!("{name} controller not enabled in {}", dir.path()))
+                .hint("cgroup.subtree_control of the cgroup above must have it, which systemd does with Delegate=")
         }
         Errno::NOENT => base.class(Class::Unsupported).because(format!(
             "this kernel has no {} in {}",

@@ -1,5 +1,6 @@
 //! `dhow commit`
 
+use super::image::with_owners;
 use super::list::print;
 use super::table::{Args, Command, ID, Positional, option, switch};
 use crate::error::Result;
@@ -38,7 +39,7 @@ pub(super) const COMMAND: Command = Command {
         switch("no-pause", "do not pause the container"),
     ],
     enters: false,
-    run,
+    run: |context, args| with_owners(|| run(context, args)),
 };
 
 fn run(context: &Context, args: &Args) -> Result<i32> {

@@ -1,5 +1,6 @@
 //! `dhow diff`
 
+use super::image::with_owners;
 use super::list::to_text;
 use super::table::{Args, Command, ID, option};
 use super::unknown;
@@ -17,7 +18,7 @@ pub(super) const COMMAND: Command = Command {
     positionals: &[ID],
     flags: &[option("format", "FORMAT", "text or json [default: text]").short('f')],
     enters: false,
-    run,
+    run: |context, args| with_owners(|| run(context, args)),
 };
 
 fn run(context: &Context, args: &Args) -> Result<i32> {

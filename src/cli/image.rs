@@ -9,7 +9,8 @@ use crate::error::{Class, Context as _, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::Use;
 use crate::image::{
-    Backing, ImportRequest, Imported, Limits, Reference, Store, bundle, container, import, manage, save,
+    Backing, ImportRequest, Imported, Limits, Reference, Store, bundle, container, import, manage, owners,
+    save,
 };
 use crate::runtime::Context;
 use serde_json::json;
@@ -87,7 +88,7 @@ pub(super) const COMMANDS: &[Command] = &[
             FORMAT,
             QUIET,
         ],
-        import_image,
+        |context, args| with_owners(|| import_image(context, args)),
     ),
     command(
         "pull",
@@ -102,7 +103,7 @@ pub(super) const COMMANDS: &[Command] = &[
             FORMAT,
             QUIET,
         ],
-        registry::pull,
+        |context, args| with_owners(|| registry::pull(context, args)),
     ),
     command(
         "push",
@@ -119,7 +120,9 @@ pub(super) const COMMANDS: &[Command] = &[
     command("history", "Show how an image was made", &[IMAGE], &[FORMAT, QUIET], history),
     command("tag", "Give an image another name", &[IMAGE, name("name", "the new name")], &[], tag),
     command("rm", "Remove a name; `gc` removes what no name leads to", &[IMAGE], &[], untag),
-    command("gc", "Remove blobs and layers that no name leads to", &[], &[FORMAT, QUIET], collect),
+    command("gc", "Remove blobs and layers that no name leads to", &[], &[FORMAT, QUIET], |context, args| {
+        with_owners(|| collect(context, args))
+    }),
     command(
         "verify",
         "Read an image's blobs again, and check every digest",
@@ -151,6 +154,12 @@ fn run(context: &Context, args: &Args) -> Result<i32> {
         }
         Err(error) => print(&error.to_string().replace("dhow", "dhow image")),
     }
+}
+
+/// Has a command deal with files of all owners, which a user without root's rights has elsewhere.
+pub(super) fn with_owners(work: impl FnOnce() -> Result<i32>) -> Result<i32> {
+    let code = owners::as_root(|| work().map(|code| code.to_string()))?;
+    code.parse().map_err(|_| Error::new(Class::Internal, "tell the exit code"))
 }
 
 /// The store of this call.

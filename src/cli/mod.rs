@@ -2,7 +2,10 @@
 //! file has its flags and nothing else.
 
 mod bundle;
+mod check;
+mod checkpoint;
 mod commit;
+mod completion;
 mod cp;
 mod create;
 mod delete;
@@ -34,6 +37,7 @@ mod state;
 mod stats;
 mod stop;
 mod table;
+mod timings;
 mod update;
 
 pub use parse::Parsed;
@@ -67,6 +71,8 @@ const GLOBALS: &[Flag] = &[
         "who makes cgroups: cgroupfs, systemd or disabled [default: cgroupfs]",
     ),
     option("rootless", "BOOL", "whether errors of cgroups are ignored: true, false or auto [default: auto]"),
+    option("timings", "FILE", "show where the time went, and write it as a trace that Perfetto opens")
+        .optional(),
     option("criu", "PATH", "taken for compatibility").hidden(),
 ];
 
@@ -83,6 +89,7 @@ const COMMANDS: &[Command] = &[
     stop::WAIT,
     inspect::COMMAND,
     doctor::COMMAND,
+    check::COMMAND,
     logs::COMMAND,
     exec::COMMAND,
     pause::PAUSE,
@@ -99,9 +106,12 @@ const COMMANDS: &[Command] = &[
     bundle::COMMAND,
     diff::COMMAND,
     commit::COMMAND,
+    completion::COMMAND,
     cp::COMMAND,
     monitor::EXITED,
     monitor::REVIVE,
+    checkpoint::CHECKPOINT,
+    checkpoint::RESTORE,
 ];
 
 /// What `--version` prints. go-runc looks for a first line that begins with `runc version`, docker
@@ -128,6 +138,9 @@ pub fn understand(argv: &[String]) -> Call {
     if let Some(parsed) = parse::parse(argv, GLOBALS, COMMANDS) {
         return Call::Command(parsed);
     }
+    if let Some(text) = help::topic(argv) {
+        return Call::Text(text);
+    }
     match help::parse(argv, GLOBALS, COMMANDS, VERSION) {
         Ok(parsed) => Call::Command(parsed),
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
@@ -143,6 +156,14 @@ fn one_line(text: &str) -> String {
     let words = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut paragraphs = text.split("\n\n").map(words).filter(|paragraph| !paragraph.is_empty());
     let wrong = paragraphs.next().unwrap_or_default();
+    // podman looks for these words to find out what restore can do.
+    let wrong = match wrong.strip_prefix("error: a value is required for '") {
+        Some(rest) => {
+            let flag = rest.split([' ', '\'']).next().unwrap_or_default();
+            format!("flag needs an argument: {}", flag.trim_start_matches('-'))
+        }
+        None => wrong,
+    };
     let hint = paragraphs.find(|paragraph| paragraph.starts_with("tip: ")).map(|tip| format!(" ({tip})"));
     let hint = hint.unwrap_or_else(|| " (try --help)".to_owned());
     format!("dhow: {}{hint}\n", wrong.strip_prefix("error: ").unwrap_or(&wrong))
@@ -296,6 +317,9 @@ mod tests {
         "restart -t 3 a",
         "wait a b",
         "doctor --fix --format json",
+        "check --severity high -f json /b",
+        "--timings run id",
+        "run --timings=/f id",
         "logs -f --tail 3 --since 10m -t id",
         "run -d --restart on-failure:3 --log-driver json-file --log-opt max-size=1m --log-opt max-file=2 id",
         "kill --all id SIGTERM",
@@ -361,7 +385,7 @@ mod tests {
             ("nonsense", "unrecognized subcommand 'nonsense'"),
             ("create", "container-id"),
             ("create --bundel /b id", "unexpected argument '--bundel'"),
-            ("create --bundle", "a value is required for '--bundle"),
+            ("create --bundle", "flag needs an argument: bundle"),
             ("start a b", "unexpected argument 'b'"),
             ("run --image x a b", "unexpected argument 'b'"),
             ("run -d", "container-id"),
@@ -386,6 +410,23 @@ mod tests {
                 && version.contains("\ncommit: ")
                 && version.contains("\nspec: 1.")
         );
+    }
+
+    #[test]
+    fn commands_of_the_monitor_are_taken_and_not_shown() {
+        let shown = |line: &str| match understand(&words(line)) {
+            Call::Text(text) | Call::Wrong(text) => text,
+            Call::Command(parsed) => panic!("{parsed:?}"),
+        };
+        let man = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/dhow.8")).unwrap();
+        for name in ["exited", "revive"] {
+            assert!(COMMANDS.iter().any(|command| command.name == name));
+            for text in [shown("--help"), shown("help"), shown(""), man.clone()] {
+                let names = |line: &str| line.trim_start().starts_with(&format!("{name} "));
+                assert!(!text.lines().any(names) && !text.contains(&format!("dhow\\-{name} ")), "{text}");
+            }
+        }
+        assert!(shown("--help").contains("inspect") && man.contains("dhow\\-inspect "));
     }
 
     #[test]

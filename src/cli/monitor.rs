@@ -1,4 +1,5 @@
-//! `dhow exited` and `dhow revive`: what a container's monitor asks. Not for people.
+//! `dhow exited` and `dhow revive`: what a container's monitor asks. Not for people, so
+//! without a word that help or man page would show.
 
 use super::list::print;
 use super::table::{Args, Command, ID, Positional};
@@ -13,7 +14,7 @@ const fn word(name: &'static str) -> Positional {
 /// `exited ID PID CODE` prints `stay`, `end` or `restart MILLISECONDS`.
 pub(super) const EXITED: Command = Command {
     name: "exited",
-    about: "Write down how a container's init ended, for its monitor",
+    about: "",
     details: "",
     positionals: &[ID, word("pid"), word("code")],
     flags: &[],
@@ -24,7 +25,7 @@ pub(super) const EXITED: Command = Command {
 /// `revive ID`
 pub(super) const REVIVE: Command = Command {
     name: "revive",
-    about: "Make a container anew that has ended, for its monitor",
+    about: "",
     details: "",
     positionals: &[ID],
     flags: &[],

@@ -76,6 +76,7 @@ fn take_flag<'a>(
         (None, None) => None,
         (None, Some(value)) => Some(value.to_owned()).filter(|value| is_boolean(value)).map(Some)?,
         (Some(_), Some(value)) => Some(value.to_owned()),
+        (Some(_), None) if flag.optional => None,
         (Some(_), None) => {
             // A value that looks like an option is more likely a forgotten value.
             let next = words.next()?;

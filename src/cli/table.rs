@@ -15,6 +15,8 @@ pub struct Flag {
     pub short: Option<char>,
     /// The word for its value in the help; `None` for a switch.
     pub value: Option<&'static str>,
+    /// Whether the value may be left out; it then only comes behind an equals sign.
+    pub optional: bool,
     /// One line of help.
     pub help: &'static str,
     /// Whether it may be given more than once, each time with another value.
@@ -25,18 +27,24 @@ pub struct Flag {
 
 /// A switch.
 pub const fn switch(long: &'static str, help: &'static str) -> Flag {
-    Flag { long, short: None, value: None, help, many: false, hidden: false }
+    Flag { long, short: None, value: None, optional: false, help, many: false, hidden: false }
 }
 
 /// An option with a value.
 pub const fn option(long: &'static str, value: &'static str, help: &'static str) -> Flag {
-    Flag { long, short: None, value: Some(value), help, many: false, hidden: false }
+    Flag { long, short: None, value: Some(value), optional: false, help, many: false, hidden: false }
 }
 
 impl Flag {
     /// With a one-letter name.
     pub const fn short(mut self, short: char) -> Flag {
         self.short = Some(short);
+        self
+    }
+
+    /// Its value may be left out.
+    pub const fn optional(mut self) -> Flag {
+        self.optional = true;
         self
     }
 
@@ -92,7 +100,7 @@ pub const ID: Positional = Positional {
 pub struct Command {
     /// Its name.
     pub name: &'static str,
-    /// One line of help.
+    /// One line of help; empty for a command of dhow's own programs, which is shown nowhere.
     pub about: &'static str,
     /// More help, by paragraphs.
     pub details: &'static str,
@@ -104,6 +112,13 @@ pub struct Command {
     pub enters: bool,
     /// Carries it out; the answer is the exit code.
     pub run: fn(&Context, &Args) -> Result<i32>,
+}
+
+impl Command {
+    /// Whether it is for dhow's own programs alone, and no part of help and man page.
+    pub const fn is_hidden(&self) -> bool {
+        self.about.is_empty()
+    }
 }
 
 /// What was given to a command.

@@ -6,10 +6,10 @@ use super::digest::Digest;
 use super::documents::RunConfig;
 use super::options::{self, Options};
 use super::store::{Image, Store};
-use super::{profile, refused, security, within};
+use super::{owners, profile, refused, security, within};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::rootfs::{Overlay, open_layer};
-use crate::spec::{annotations, defaults};
+use crate::spec::{IdMapping, annotations, defaults};
 use nix::unistd::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -71,7 +71,10 @@ pub fn bundle(store: &Store, image: &Image, directory: &Path, options: &Options)
 }
 
 /// Writes a bundle's files into an empty directory; config.json, which makes it one, is the last.
-pub(super) fn write(store: &Store, image: &Image, directory: &Path, options: &Options) -> Result<()> {
+///
+/// # Errors
+/// When the directory cannot be written, or the image does not say what to run and as whom.
+pub fn write(store: &Store, image: &Image, directory: &Path, options: &Options) -> Result<()> {
     let doing = "make the bundle";
     let shown = || directory.display().to_string();
     let overlay = Overlay { volatile: options.ephemeral, ..overlay(store, image, directory)? };
@@ -196,15 +199,40 @@ fn config(image: &Image, overlay: &Overlay, options: &Options) -> Result<Value> 
     network(options, &mut config);
     mounts(&run, options, &mut config)?;
     if !geteuid().is_root() {
-        if account.uid != 0 || account.gid != 0 {
-            return Err(refused(format!("its user {}:{} is not mapped", account.uid, account.gid))
-                .hint("without root's rights there is one user only: give --user 0"));
-        }
-        defaults::make_rootless(&mut config, geteuid().as_raw(), getegid().as_raw());
-        // setgroups(2) is not allowed there, and of the groups only the user's own is mapped.
-        config["process"]["user"]["additionalGids"] = json!([]);
+        make_rootless(&mut config, &account)?;
     }
     Ok(config)
+}
+
+/// The configuration for a user without root's rights: with the ids that are set aside for the user,
+/// or with one.
+fn make_rootless(config: &mut Value, account: &Account) -> Result<()> {
+    defaults::make_rootless(config, geteuid().as_raw(), getegid().as_raw());
+    let ranges = owners::ranges();
+    let (has_user, groups) = match &ranges {
+        Some(maps) => (
+            owners::has(&maps.uids, account.uid) && owners::has(&maps.gids, account.gid),
+            account.groups.iter().copied().filter(|group| owners::has(&maps.gids, *group)).collect(),
+        ),
+        // setgroups(2) is not allowed there, and of the groups only the user's own is mapped.
+        None => (account.uid == 0 && account.gid == 0, Vec::new()),
+    };
+    if !has_user {
+        return Err(refused(format!("its user {}:{} is not mapped", account.uid, account.gid)).hint(
+            "without root's rights, newuidmap(1) and ranges in /etc/subuid and /etc/subgid there is one user \
+             only: give --user 0",
+        ));
+    }
+    config["process"]["user"]["additionalGids"] = json!(groups);
+    let entries = |map: &[IdMapping]| -> Vec<Value> {
+        let entry = |one: &IdMapping| json!({"containerID": one.container_id, "hostID": one.host_id, "size": one.size});
+        map.iter().map(entry).collect()
+    };
+    if let Some(maps) = ranges {
+        config["linux"]["uidMappings"] = json!(entries(&maps.uids));
+        config["linux"]["gidMappings"] = json!(entries(&maps.gids));
+    }
+    Ok(())
 }
 
 /// The image's variables, then the caller's; PATH, HOME, HOSTNAME and TERM as Docker sets them.

@@ -4,12 +4,12 @@
 //! name in a directory that is open, and no symlink is followed.
 
 use super::archive::Found;
+use super::owners;
 use crate::error::{Class, Context as _, Error, Result};
 use crate::rootfs::Overlay;
 use crate::spec::load;
 use crate::sys::path::Root;
 use nix::errno::Errno;
-use nix::unistd::geteuid;
 use rustix::fs::{FileType, OFlags, Stat};
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
@@ -211,7 +211,7 @@ enum Lower {
 
 impl Lower {
     fn open(overlay: &Overlay) -> Result<Lower> {
-        if geteuid().is_root() {
+        if owners::is_root() {
             return Ok(Lower::Whole(overlay.view()?));
         }
         let open = |path: &PathBuf| Root::at(path).doing_on("open a layer", || path.display().to_string());

@@ -4,6 +4,7 @@
 use super::archive::Found;
 use super::bundle;
 use super::options::{self, Options};
+use super::owners;
 use super::store::{Image, Store};
 use super::tree::{self, Owner};
 use crate::error::{Class, Context as _, Error, Result};
@@ -20,6 +21,11 @@ pub(super) const PLACE: &str = "containers";
 
 /// The files that a container gets in place of its image's.
 const ETC: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
+
+/// Where the directories of all containers are.
+pub fn place(images: &Path) -> PathBuf {
+    images.join(PLACE)
+}
 
 /// Where a container's directory is.
 pub fn directory(images: &Path, id: &str) -> PathBuf {
@@ -204,6 +210,12 @@ pub fn remove(place: &Path) -> Result<()> {
         Error::system("remove the writable layer", sys::io_errno(&error)).on(place.display().to_string())
     };
     match std::fs::remove_dir_all(place) {
+        Err(error)
+            if matches!(sys::io_errno(&error), Errno::EACCES | Errno::EPERM)
+                && owners::ranges().is_some() =>
+        {
+            owners::remove_tree(place)
+        }
         Err(error) if sys::io_errno(&error) == Errno::EACCES => {
             // A payload without rights may have taken its own away, as overlayfs does from `work`.
             let root = open_directory(place).doing("remove the writable layer")?;

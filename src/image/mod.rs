@@ -18,6 +18,7 @@ pub mod layer;
 mod layers;
 pub mod manage;
 mod options;
+pub mod owners;
 mod profile;
 pub mod reference;
 pub mod registry;

@@ -6,6 +6,7 @@
 //! directories is carried out at the end, so that a setgid bit or a date does not suffer.
 
 use super::layer::{Pieces, Sink};
+use super::owners;
 use super::refused;
 use super::tar::{Entry, Kind, Reader};
 use crate::error::{Context as _, Error, Result};
@@ -49,9 +50,9 @@ pub struct Unpacker<'a> {
     parent: Option<(Vec<u8>, OwnedFd)>,
     directories: BTreeMap<Vec<u8>, Finish>,
     umask: u32,
-    /// A user without rights: every file becomes their own, devices are left out, and a directory
-    /// stays one that its owner can enter and empty.
-    rootless: bool,
+    /// A user without rights and other ids: every file becomes their own, and a directory stays one that
+    /// its owner can enter and empty.
+    alone: bool,
 }
 
 impl Sink for Unpacker<'_> {
@@ -73,7 +74,7 @@ impl Sink for Unpacker<'_> {
         if matches!(entry.kind, Kind::CharDevice) && entry.device == (0, 0) {
             return Err(refused("a character device 0:0 is overlayfs's own mark"));
         }
-        if self.rootless && matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice) {
+        if !owners::is_root() && matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice) {
             // As podman: a user's container has the devices that the runtime gives it.
             return Ok(());
         }
@@ -96,9 +97,10 @@ impl Sink for Unpacker<'_> {
             let directory = self.open_directory(&path).doing(doing)?;
             if self.owns(finish.uid, finish.gid) {
                 let (uid, gid) = (Uid::from_raw(finish.uid), Gid::from_raw(finish.gid));
-                fchown(&directory, Some(uid), Some(gid)).doing(doing)?;
+                fchown(&directory, Some(uid), Some(gid))
+                    .map_err(|errno| owners::refused(errno, finish.uid, finish.gid))?;
             }
-            let mode = if self.rootless { finish.mode | 0o700 } else { finish.mode };
+            let mode = if self.alone { finish.mode | 0o700 } else { finish.mode };
             fchmod(&directory, Mode::from_raw_mode(mode)).doing(doing)?;
             futimens(&directory, &times(finish.mtime)).doing(doing)?;
         }
@@ -115,8 +117,8 @@ impl<'a> Unpacker<'a> {
     pub fn new(directory: &Path, lowers: Option<&'a [Root]>) -> Result<Unpacker<'a>> {
         let root = Root::at(directory).doing_on("open", || directory.display().to_string())?;
         let directories = BTreeMap::new();
-        let rootless = !nix::unistd::geteuid().is_root();
-        Ok(Unpacker { root, lowers, used_lower: false, parent: None, directories, umask: umask(), rootless })
+        let alone = owners::is_alone();
+        Ok(Unpacker { root, lowers, used_lower: false, parent: None, directories, umask: umask(), alone })
     }
 
     /// Whether the layer needed something of the layers below: then it fits on these alone.
@@ -127,7 +129,7 @@ impl<'a> Unpacker<'a> {
     /// Whether an owner has to be set: what is made belongs to who makes it, and a user without
     /// rights cannot give it away.
     fn owns(&self, uid: u32, gid: u32) -> bool {
-        !(self.rootless || uid == 0 && gid == 0)
+        !(self.alone || uid == 0 && gid == 0)
     }
 
     fn open_directory(&self, path: &[u8]) -> nix::Result<OwnedFd> {
@@ -332,7 +334,7 @@ impl<'a> Unpacker<'a> {
         }
         if self.owns(entry.uid, entry.gid) {
             fchown(&file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
-                .doing("set the owner")?;
+                .map_err(|errno| owners::refused(errno, entry.uid, entry.gid))?;
         }
         if entry.mode & (0o7000 | self.umask) != 0 {
             fchmod(&file, Mode::from_raw_mode(entry.mode)).doing("set the mode")?;
@@ -390,7 +392,8 @@ impl<'a> Unpacker<'a> {
         }
         if self.owns(entry.uid, entry.gid) {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).doing("set the owner")?;
+            chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|errno| owners::refused(errno, entry.uid, entry.gid))?;
         }
         if kind != FileType::Symlink && entry.mode & (0o7000 | self.umask) != 0 {
             // Just made, and nobody else writes here: it is no symlink.
@@ -595,7 +598,7 @@ fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
 }
 
 fn make_opaque(directory: BorrowedFd<'_>) -> Result<()> {
-    let mark = if nix::unistd::geteuid().is_root() { OPAQUE } else { USER_OPAQUE };
+    let mark = if owners::is_root() { OPAQUE } else { USER_OPAQUE };
     rustix::fs::fsetxattr(directory, mark, b"y", XattrFlags::empty()).doing("make a directory opaque")
 }
 
@@ -634,7 +637,7 @@ fn set_xattrs(fd: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
 fn tolerate(result: rustix::io::Result<()>) -> Result<()> {
     match result {
         Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-        Err(rustix::io::Errno::PERM) if !nix::unistd::geteuid().is_root() => Ok(()),
+        Err(rustix::io::Errno::PERM) if !owners::is_root() => Ok(()),
         result => result.doing("set an extended attribute"),
     }
 }

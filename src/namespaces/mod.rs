@@ -145,9 +145,9 @@ pub fn create(flags: CloneFlags) -> Result<()> {
 pub fn create_failed(doing: &str, errno: Errno) -> Error {
     let error = Error::system(doing, errno);
     match errno {
-        Errno::ENOSPC | Errno::EUSERS => {
-            error.because("a limit of namespaces is reached").hint("see /proc/sys/user/max_*_namespaces")
-        }
+        Errno::ENOSPC | Errno::EUSERS => error
+            .because("a limit of namespaces is reached")
+            .hint("see /proc/sys/user/max_*_namespaces, and that of every user namespace around this one"),
         Errno::EPERM => error.hint("without root, a user namespace is needed: add one to linux.namespaces"),
         Errno::EINVAL => error.hint("the kernel may lack a kind of namespace: see /proc/self/ns"),
         _ => error,

@@ -232,7 +232,7 @@ pub fn apply(identity: &Identity<'_>) -> Result<()> {
         Err(Errno::EACCES) => enter_cwd(&process.cwd),
         other => other,
     }
-    .map_err(|errno| cwd_failed(&process.cwd, errno))?;
+    .map_err(|errno| super::explain::cwd_failed(&process.cwd, errno))?;
     umask(process.user.umask.unwrap_or(0o022));
     if process.no_new_privileges {
         nix::sys::prctl::set_no_new_privs().doing("set noNewPrivileges")?;
@@ -273,16 +273,6 @@ fn enter_cwd(cwd: &str) -> nix::Result<()> {
     nix::unistd::chdir(cwd)?;
     let reached = nix::unistd::getcwd()?;
     if reached.is_absolute() { Ok(()) } else { Err(Errno::EXDEV) }
-}
-
-fn cwd_failed(cwd: &str, errno: Errno) -> Error {
-    let error = Error::system("change to the working directory", errno).on(format!("process.cwd {cwd:?}"));
-    match errno {
-        Errno::ENOENT | Errno::ENOTDIR => error.class(Class::Config),
-        // getcwd(2) says ENOENT for a directory outside the root.
-        Errno::EXDEV => error.class(Class::Config).because("it lies outside the container"),
-        _ => error,
-    }
 }
 
 /// Makes the next exec enter the security labels of the process, where there are any.

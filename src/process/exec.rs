@@ -10,7 +10,7 @@ use crate::namespaces::flag;
 use crate::seccomp::Program;
 use crate::spec::{Inherited, NamespaceKind, Process};
 use crate::sys::path::Root;
-use crate::sys::prctl;
+use crate::sys::{prctl, timing};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use std::convert::Infallible;
@@ -85,6 +85,7 @@ pub fn join(init: BorrowedFd<'_>, namespaces: CloneFlags) -> Result<()> {
 /// # Errors
 /// The step that failed. The caller sends it to the parent.
 pub fn become_payload(exec: &Exec<'_>, channel: &Channel) -> Result<Infallible> {
+    timing::step("enter the cgroup");
     enter_cgroup(channel)?;
     match &exec.cpus {
         Cpus::All => scheduling::unbind(),
@@ -95,7 +96,9 @@ pub fn become_payload(exec: &Exec<'_>, channel: &Channel) -> Result<Infallible> 
     // Before anyone in the container can see this process: it is still the host's
     // (CVE-2016-9962).
     prctl::set_dumpable(false).doing("become undumpable")?;
+    timing::step("join namespaces");
     join(exec.init, exec.namespaces)?;
+    timing::step("begin a session");
     if exec.in_user_namespace {
         become_root()?;
     }
@@ -120,6 +123,7 @@ pub fn become_payload(exec: &Exec<'_>, channel: &Channel) -> Result<Infallible> 
     } else {
         stdio::reopen_null(&root)?;
     }
+    timing::step("become the user");
     credentials::label_exec(exec.process, proc_of_container)?;
     let identity = Identity {
         process: exec.process,
@@ -129,7 +133,9 @@ pub fn become_payload(exec: &Exec<'_>, channel: &Channel) -> Result<Infallible> 
         awaits_filter: exec.filter.is_some(),
     };
     credentials::apply(&identity)?;
+    timing::step("look for the program");
     let payload = Payload::prepare(exec.process)?;
+    timing::step("become the payload");
     let filter = filter::hand_over(exec.filter, channel)?;
     prctl::die_with_parent(false).doing("outlive the parent")?;
     payload.exec(exec.preserved_fds, filter)

@@ -118,7 +118,9 @@ fn run(
         let _ = stdin.write_all(state.as_bytes());
     }
     let deadline = hook.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds.unsigned_abs()));
-    let (status, said) = wait(&mut child, &mut output, deadline).map_err(|errno| {
+    // What cleans up is not cut short by the signal that has it clean up.
+    let gives_way = point != HookPoint::Poststop;
+    let (status, said) = wait(&mut child, &mut output, deadline, gives_way).map_err(|errno| {
         // Nobody would wait for it.
         let _ = child.kill();
         let _ = child.wait();
@@ -150,16 +152,17 @@ fn describe(status: ExitStatus, said: &[u8]) -> String {
 
 /// Waits until the hook has ended, or until its deadline (then without a status), and reads what
 /// it says meanwhile. A process that it leaves behind may hold the pipe open; that is not waited
-/// for.
+/// for. One that `gives_way` is killed when this process is asked to end.
 fn wait(
     child: &mut Child,
     output: &mut std::io::PipeReader,
     deadline: Option<Instant>,
+    gives_way: bool,
 ) -> nix::Result<(Option<ExitStatus>, Vec<u8>)> {
     let ended = pidfd::open(Pid::from_raw(child.id().cast_signed()))?;
     // Whoever is asked to end does not wait for a hook, which may hang.
-    let _companion = Companion::instead(ended.as_fd());
-    if signal::asked_to_end().is_some() {
+    let _companion = gives_way.then(|| Companion::instead(ended.as_fd()));
+    if gives_way && signal::asked_to_end().is_some() {
         return Err(Errno::EINTR);
     }
     let mut said = Vec::new();

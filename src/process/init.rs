@@ -6,7 +6,7 @@
 use super::credentials::{self, Identity, Sets};
 use super::protocol::{Channel, Message, out_of_turn};
 use super::terminal::Terminal;
-use super::{filter, hooks, lookup, preflight, scheduling, stdio};
+use super::{explain, filter, hooks, lookup, preflight, scheduling, stdio};
 use crate::error::{Class, Context, Error, Result};
 use crate::log;
 use crate::namespaces::{self, Plan as NamespacePlan};
@@ -14,7 +14,7 @@ use crate::rootfs::{Building, CgroupView, Entered, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::{Hook, HookPoint, NamespaceKind, Process, Spec, State, annotations, sysctl_path};
 use crate::sys::procfs::Proc;
-use crate::sys::{cred, fd, net, prctl, signal, socket};
+use crate::sys::{cred, fd, net, prctl, signal, socket, timing};
 use nix::sched::CloneFlags;
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -64,18 +64,27 @@ pub struct Init<'a> {
 /// # Errors
 /// The step that failed. The caller sends it to the parent.
 pub fn become_payload(init: &Init<'_>, channel: &Channel) -> Result<Infallible> {
+    timing::step("enter namespaces and cgroup");
     init.enter_namespaces(channel)?;
+    timing::step("begin a session");
     init.await_devices(channel)?;
     init.begin_session()?;
+    timing::step("mount the rootfs");
     let (mut entered, console) = init.build_rootfs(channel)?;
+    timing::step("sysctls, masks, read-only paths");
     init.finish_rootfs(&mut entered)?;
+    timing::step("become the user");
     init.become_user(&mut entered, channel, console)?;
     drop(entered);
+    timing::step("look for the program");
     let payload = Payload::prepare(init.process)?;
     let filter = filter::hand_over(init.filter, channel)?;
+    timing::step("close what is the host's");
     init.let_go_of_the_host(channel);
+    timing::step("wait for start");
     let starter = init.await_start(channel)?;
     let starter = starter.as_ref().unwrap_or(channel);
+    timing::step("become the payload");
     let outcome = init.run_payload(filter, &payload);
     let Err(error) = outcome;
     // Whoever started the container hears it; the one that created it has long gone.
@@ -403,7 +412,7 @@ impl Payload {
         let environment = environment(process);
         let name = process.args.first().cloned().unwrap_or_default();
         let path = lookup::find(&name, &environment)?;
-        preflight::check(&name, &path)?;
+        preflight::check(&name, &path, &environment)?;
         Ok(Payload {
             program: c_string(path.as_os_str().as_bytes())?,
             arguments: c_strings(&process.args)?,
@@ -424,7 +433,7 @@ impl Payload {
         fd::cloexec_from(first).doing("close file descriptors")?;
         filter::install(filter)?;
         nix::unistd::execve(&self.program, &self.arguments, &self.environment).map_err(|errno| {
-            filter::explain_exec(lookup::exec_failed(&self.name, &self.path, errno), errno, filter)
+            filter::explain_exec(explain::exec_failed(&self.name, &self.path, errno), errno, filter)
         })
     }
 }

@@ -1,13 +1,14 @@
 //! Which file the payload is: the look-up in PATH, as the field does it.
 
-use crate::error::{Class, Error, Result};
+use super::explain;
+use crate::error::Result;
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, stat};
 use nix::unistd::{AccessFlags, faccessat};
 use std::path::{Path, PathBuf};
 
 /// What is searched when the environment has no PATH, as execvp(3) does.
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
+pub const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// The value of a variable in a list of `NAME=value`; the last one counts.
 pub fn variable<'a>(environment: &'a [String], name: &str) -> Option<&'a str> {
@@ -18,10 +19,11 @@ pub fn variable<'a>(environment: &'a [String], name: &str) -> Option<&'a str> {
 /// wrong with it is said by `create` and not by a container that dies without a word.
 ///
 /// # Errors
-/// [`Class::CommandNotFound`] and [`Class::CommandDenied`], in the words that engines look for.
+/// [`crate::error::Class::CommandNotFound`] and `CommandDenied`, in the words that engines look for.
 pub fn find(name: &str, environment: &[String]) -> Result<PathBuf> {
     if name.contains('/') {
-        return check(Path::new(name)).map(|()| name.into()).map_err(|errno| refused(name, name, errno));
+        let path = Path::new(name);
+        return check(path).map(|()| path.into()).map_err(|errno| explain::refused(name, path, errno));
     }
     let path = variable(environment, "PATH").unwrap_or(DEFAULT_PATH);
     let mut found_but = None;
@@ -36,10 +38,8 @@ pub fn find(name: &str, environment: &[String]) -> Result<PathBuf> {
         }
     }
     match found_but {
-        Some((candidate, errno)) => Err(refused(name, &candidate.display().to_string(), errno)),
-        None => Err(Error::new(Class::CommandNotFound, format!("exec: {name:?}"))
-            .because("executable file not found in $PATH")
-            .hint(format!("searched {path:?}"))),
+        Some((candidate, errno)) => Err(explain::refused(name, &candidate, errno)),
+        None => Err(explain::not_in_path(name, environment)),
     }
 }
 
@@ -54,48 +54,10 @@ fn check(path: &Path) -> nix::Result<()> {
     Ok(())
 }
 
-fn refused(name: &str, path: &str, errno: Errno) -> Error {
-    let class = if matches!(errno, Errno::EACCES | Errno::EISDIR | Errno::EPERM) {
-        Class::CommandDenied
-    } else {
-        Class::CommandNotFound
-    };
-    let error = Error::new(class, format!("exec: {name:?}")).errno(errno);
-    match errno {
-        Errno::EACCES => match stat(path) {
-            Ok(found) if found.st_mode & 0o111 == 0 => error
-                .hint(format!("{path} has mode {:04o}, without the executable bit", found.st_mode & 0o7777)),
-            Ok(found) => error.hint(format!(
-                "{path} has mode {:04o} and belongs to {}:{}; or its filesystem is mounted noexec",
-                found.st_mode & 0o7777,
-                found.st_uid,
-                found.st_gid
-            )),
-            Err(_) => {
-                error.hint(format!("a directory on the way to {path} may not be searched by this user"))
-            }
-        },
-        _ => error,
-    }
-}
-
-/// The error for an execve(2) that failed although the look-up had found the file.
-pub fn exec_failed(name: &str, path: &Path, errno: Errno) -> Error {
-    let error = refused(name, &path.display().to_string(), errno);
-    match errno {
-        // The file is there, so what is missing is what it needs to be run.
-        Errno::ENOENT => {
-            error.hint(format!("{} is there, but not the interpreter that it names", path.display()))
-        }
-        Errno::ENOEXEC => Error { class: Class::CommandDenied, ..error }
-            .hint("it is neither a program for this machine nor a script that begins with #!"),
-        _ => error,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Class;
     use std::os::unix::fs::PermissionsExt;
 
     fn path(directory: &Path) -> Vec<String> {
@@ -111,7 +73,7 @@ mod tests {
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o644)).unwrap();
         let error = find("program", &path(&directory)).unwrap_err();
         assert_eq!(error.class, Class::CommandDenied);
-        assert!(error.to_string().starts_with("exec: \"program\": permission denied ("), "{error}");
+        assert!(error.to_string().starts_with("exec: \"program\": permission denied: "), "{error}");
         assert!(error.to_string().contains("mode 0644, without the executable bit"), "{error}");
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(find("program", &path(&directory)).unwrap(), program);

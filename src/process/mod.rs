@@ -5,8 +5,11 @@
 //! order ([`init`], [`exec`]) and ends in execve(2), or in an error that crosses the socket whole.
 
 pub mod credentials;
+pub mod criu;
 pub mod exec;
+mod explain;
 pub mod filter;
+pub mod format;
 pub mod hooks;
 pub mod init;
 pub mod lookup;

@@ -247,10 +247,12 @@ impl<'a> Building<'a> {
     /// The place of a mount, made when it is missing.
     pub(super) fn target(&self, step: &Step, leaf: Leaf) -> Result<OwnedFd> {
         let failed = |errno| {
-            Error::system("make the mount point", errno)
-                .on(&step.field)
-                .class(Class::Config)
-                .hint("the path is resolved inside the rootfs")
+            Error::system("make the mount point", errno).on(&step.field).class(Class::Config).hint(
+                match errno {
+                    Errno::EROFS => "the rootfs is read-only and does not have it: make it in the image",
+                    _ => "the path is resolved inside the rootfs",
+                },
+            )
         };
         if step.needs_real_directory() {
             match self.root.resolve_without_symlinks(&step.target) {
@@ -284,12 +286,7 @@ impl<'a> Building<'a> {
         if !step.recursive.is_none() {
             mount::change(mounted, step.recursive, true).map_err(doing_on)?;
         }
-        mount::attach(mounted, target).map_err(|errno| match errno {
-            Errno::ENOTDIR => Error::system("mount", errno)
-                .on(&step.field)
-                .because("a directory cannot be mounted onto a file, nor a file onto a directory"),
-            _ => Error::system("mount", errno).on(&step.field),
-        })?;
+        mount::attach(mounted, target).map_err(|errno| attach_failed(step, mounted, target, errno))?;
         // Propagation is a matter of where it is attached: a parent that is shared would make it so.
         for &(propagation, recursive) in &step.propagation {
             let change = Change { propagation: Some(propagation), ..Change::none() };
@@ -318,11 +315,32 @@ fn tree_of(step: &Step, directory: BorrowedFd<'_>, path: &Path) -> Result<OwnedF
         .map_err(|errno| source_failed(step, errno))
 }
 
+/// The kernel says EINVAL, for much else too, when one of both is a directory and the other is not.
+fn attach_failed(step: &Step, mounted: BorrowedFd<'_>, target: BorrowedFd<'_>, errno: Errno) -> Error {
+    let (cause, hint) = match (path::is_directory(mounted), path::is_directory(target)) {
+        (Ok(true), Ok(false)) => {
+            ("a directory cannot be mounted onto a file", "mount it onto a directory, or a file of it")
+        }
+        (Ok(false), Ok(true)) => (
+            "a file cannot be mounted onto a directory",
+            "name the file in the destination too: /etc/app.conf, not /etc",
+        ),
+        _ => return Error::system("mount", errno).on(&step.field),
+    };
+    Error::system("mount", Errno::ENOTDIR).class(Class::Config).on(&step.field).because(cause).hint(hint)
+}
+
 fn source_failed(step: &Step, errno: Errno) -> Error {
     let error = Error::system("mount", errno).on(&step.field).class(Class::Config);
     match (errno, &step.source) {
         (Errno::ENOENT | Errno::ENOTDIR, Source::Bind { source, .. }) => {
-            error.because(format!("bind source {}", source.display()))
+            let error = error.because(format!("bind source {}", source.display()));
+            match source.starts_with("/dev") {
+                true => {
+                    error.hint("the host has no such device: load its driver, or take it out of the mounts")
+                }
+                false => error.hint("it is a path of the host: make it first, or mend mounts[].source"),
+            }
         }
         _ => error,
     }

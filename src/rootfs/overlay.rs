@@ -63,11 +63,33 @@ impl Overlay {
     /// # Errors
     /// As for [`Overlay::mount`]; EINVAL for a volatile layer of another boot.
     pub fn mount_again(&self, same_boot: bool) -> Result<OwnedFd> {
-        if self.volatile && same_boot {
-            // overlayfs's mark that forbids it.
-            let _ = std::fs::remove_dir(self.work.join("work/incompat/volatile"));
+        if same_boot {
+            self.allow_again();
         }
         self.mount()
+    }
+
+    /// Removes overlayfs's mark that forbids to mount a volatile layer once more. Only right in the boot
+    /// in which it was last mounted.
+    pub fn allow_again(&self) {
+        if self.volatile {
+            let _ = std::fs::remove_dir_all(self.work.join("work/incompat/volatile"));
+        }
+    }
+
+    /// Whether some mount has the writable layer, in whatever namespace. overlayfs refuses it to a second
+    /// one that keeps an index; a first one is gone again at once, and leaves an empty index in `work`.
+    pub fn is_mounted(&self) -> bool {
+        let tried = (|| {
+            let filesystem = Filesystem::open("overlay")?;
+            filesystem.set("index", "on")?;
+            let lower = self.lower.iter().map(|path| ("lowerdir+", path));
+            for (key, path) in lower.chain([("upperdir", &self.upper), ("workdir", &self.work)]) {
+                filesystem.set_fd(key, open_layer(path)?.as_fd())?;
+            }
+            filesystem.mount(Attributes::empty()).map(drop)
+        })();
+        tried == Err(Errno::EBUSY)
     }
 
     /// The layers alone, to be read.

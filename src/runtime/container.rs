@@ -4,12 +4,13 @@ use crate::cgroups::{self, Driver, Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::process::protocol::{Channel, Message};
 use crate::spec::{NamespaceKind, State};
-use crate::state::{Facts, Init, Locked, Operation, Phase, Record, Status, Store};
+use crate::state::{Exit, Facts, Init, Locked, Next, Operation, Phase, Record, Status, Store};
 use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
 use serde_json::value::RawValue;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// What holds for every command of one call: where containers are, who makes cgroups.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct Container {
     pub record: Record,
     /// What it is.
     pub status: Status,
+    /// How an init ended whose monitor has not written it down yet: its zombie tells, but not when.
+    pub unreported: Option<Exit>,
 }
 
 impl Container {
@@ -47,7 +50,11 @@ impl Container {
     /// # Errors
     /// [`Class::NoContainer`], [`Class::Corrupt`].
     pub fn open(context: &Context, id: &str) -> Result<Container> {
-        Container::from_record(context.store.read(id)?)
+        let container = Container::from_record(context.store.read(id)?)?;
+        match container.was_overtaken() {
+            true => Container::from_record(context.store.read(id)?),
+            false => Ok(container),
+        }
     }
 
     /// Locks a container and looks at it.
@@ -68,11 +75,44 @@ impl Container {
         let same_boot = record.boot == boot_id()?;
         let stat = if same_boot { record.init.map_or(Ok(None), Init::stat)? } else { None };
         let alive = stat.is_some_and(|stat| !stat.has_ended());
-        let executed = stat.is_some_and(|stat| stat.has_executed);
+        let executed = record.restored || stat.is_some_and(|stat| stat.has_executed);
         let frozen = alive && manager_of(&record)?.is_frozen()?;
         let monitored = same_boot && record.phase == Phase::Restarting && monitor_lives(&record)?;
         let status = Status::of(Facts { phase: record.phase, same_boot, alive, executed, frozen, monitored });
-        Ok(Container { record, status })
+        let mut container = Container { record, status, unreported: None };
+        if status == Status::Exited && container.awaits_report() && monitor_lives(&container.record)? {
+            container.foresee(stat.and_then(|stat| stat.exit_code))?;
+        }
+        Ok(container)
+    }
+
+    /// Whether nobody has written down yet how its init ended, though somebody should.
+    fn awaits_report(&self) -> bool {
+        self.record.exit.is_none() && self.record.supervision.is_some()
+    }
+
+    /// Whether its monitor has written down the end, and let the init go, between the look at the
+    /// record and the look at the init.
+    pub(super) fn was_overtaken(&self) -> bool {
+        self.status == Status::Exited && self.awaits_report() && self.unreported.is_none()
+    }
+
+    /// Says of an end what its monitor is about to write down.
+    fn foresee(&mut self, code: Option<i32>) -> Result<()> {
+        let (Some(code), Some(mut supervision)) = (code, self.record.supervision.clone()) else {
+            return Ok(());
+        };
+        let oom = out_of_memory(&self.cgroup()?).is_some();
+        self.unreported = Some(Exit { code, signal: Exit::signal_of(code), at: String::new(), oom });
+        if supervision.next(code, Duration::ZERO) != Next::End {
+            self.status = Status::Restarting;
+        }
+        Ok(())
+    }
+
+    /// How the payload ended, where somebody waits for it.
+    pub fn exit(&self) -> Option<&Exit> {
+        self.record.exit.as_ref().or(self.unreported.as_ref())
     }
 
     /// Whether an operation may be done now.

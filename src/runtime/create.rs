@@ -23,7 +23,7 @@ use crate::spec::{
 };
 use crate::state::{Init, Locked, Phase, Record, Status, Supervision, Undo};
 use crate::sys::clone::Child;
-use crate::sys::{pidfd, signal, socket, time};
+use crate::sys::{pidfd, signal, socket, time, timing};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -97,6 +97,7 @@ pub struct Created {
 /// # Errors
 /// Whatever is wrong with the bundle, the host or the caller's rights. Nothing is left behind.
 pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Result<Created> {
+    timing::step("read and plan");
     if !request.again {
         context.store.check_free(&request.id)?;
     }
@@ -105,9 +106,12 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
     let planned = Planned::new(context, request, &console, started_by)?;
     log::debug(|| format!("create {}: rootfs {}", request.id, planned.rootfs.rootfs.display()));
     signal::take_requests().doing("take signals")?;
+    timing::step("write the record");
     let recorded = planned.record(context, request)?;
     let mut spawned = recorded.spawn(&planned, request, started_by)?;
+    timing::step("set up the init from outside");
     let master = spawned.configure(&planned, request).map_err(|error| spawned.explain(error))?;
+    timing::step("write down that it is created");
     let kept = match (master, console) {
         (Some(master), Some(socket)) => {
             send_console(&socket, &master)?;
@@ -141,7 +145,7 @@ pub(super) struct Planned {
 }
 
 impl Planned {
-    fn new(
+    pub(super) fn new(
         context: &Context,
         request: &Request,
         console: &Option<OwnedFd>,
@@ -202,7 +206,7 @@ impl Planned {
         &self.config.spec
     }
 
-    fn resources(&self) -> std::borrow::Cow<'_, Resources> {
+    pub(super) fn resources(&self) -> std::borrow::Cow<'_, Resources> {
         match &self.spec().linux.resources {
             Some(resources) => std::borrow::Cow::Borrowed(resources),
             None => std::borrow::Cow::Owned(Resources::default()),
@@ -240,7 +244,7 @@ impl Planned {
     }
 
     /// Takes the id, and writes down how to take back what comes next.
-    fn record(&self, context: &Context, request: &Request) -> Result<Recorded> {
+    pub(super) fn record(&self, context: &Context, request: &Request) -> Result<Recorded> {
         let cgroup = self.cgroup.take().unwrap_or(Manager::Disabled);
         let undo = self.journal(request, &cgroup)?;
         let boot = container::boot_id()?.to_owned();
@@ -249,6 +253,11 @@ impl Planned {
             false => (context.store.create(&request.id)?, None),
             true => reclaim(context, &request.id).map(|(locked, before)| (locked, Some(before)))?,
         };
+        if let (Some(before), Some(overlay)) = (&before, &self.rootfs.overlay)
+            && before.boot == boot
+        {
+            overlay.allow_again();
+        }
         let spec = self.spec();
         let record = Record {
             boot,
@@ -289,12 +298,12 @@ impl Planned {
 }
 
 /// A container that has a record and a lock. Dropped, it takes them back.
-struct Recorded {
-    locked: Option<Locked>,
+pub(super) struct Recorded {
+    pub(super) locked: Option<Locked>,
     /// What it was, if it has run before: it then goes back to that.
     before: Option<Box<Record>>,
-    record: Record,
-    cgroup: Manager,
+    pub(super) record: Record,
+    pub(super) cgroup: Manager,
 }
 
 impl Drop for Recorded {
@@ -338,12 +347,17 @@ fn reclaim(context: &Context, id: &str) -> Result<(Locked, Box<Record>)> {
 }
 
 impl Recorded {
+    pub(super) fn path(&self) -> Result<&Path> {
+        Ok(self.locked()?.path())
+    }
+
     fn locked(&self) -> Result<&Locked> {
         self.locked.as_ref().ok_or_else(|| Error::new(Class::Internal, "use a container that was given away"))
     }
 
     /// Makes the cgroup and the init.
     fn spawn(mut self, planned: &Planned, request: &Request, started_by: StartedBy) -> Result<Spawned> {
+        timing::step("make the cgroup");
         self.cgroup.create()?;
         self.cgroup.mark(&self.locked()?.mark());
         if planned.rootless {
@@ -356,6 +370,7 @@ impl Recorded {
             true => self.cgroup.apply_rootless(&resources)?,
             false => self.cgroup.apply(&resources)?,
         }
+        timing::step("plan the init");
         let placement = self.cgroup.placement()?;
         let listener = match started_by {
             StartedBy::Start => Some(listen(self.locked()?)?),
@@ -385,6 +400,7 @@ impl Recorded {
             listener,
         };
         let flags = planned.namespaces.clone_flags();
+        timing::step("clone the init");
         let into = placement.cgroup_fd();
         let spawned = if planned.namespaces.staged {
             let enter = || {
@@ -502,9 +518,11 @@ impl Spawned {
             channel.send(&Message::Delegated(recorded.cgroup.delegate(name, owner)?))?;
         }
         let mut console = None;
+        timing::step("wait for the init");
         loop {
             match channel.expect()? {
                 Message::HooksPlease => {
+                    timing::step("run the runtime's hooks");
                     // A hook may hang; `kill` and `delete --force` must find the init then.
                     let mut record = recorded.record.clone();
                     record.init = pidfd::stat(child.pid)
@@ -513,6 +531,7 @@ impl Spawned {
                     recorded.locked()?.write(&record)?;
                     run_hooks(planned, &recorded.record.id, child.pid.as_raw())?;
                     channel.send(&Message::HooksDone)?;
+                    timing::step("wait for the init");
                 }
                 Message::DevicesPlease => {
                     namespaces::move_devices(child.pid, &planned.spec().linux.net_devices)?;
@@ -617,7 +636,7 @@ fn send_pidfd_to_receiver(spec: &Spec, child: &Child) -> Result<()> {
         .map_err(|error| error.on(format!("annotation {} {path:?}", annotations::PIDFD_RECEIVER)))
 }
 
-fn run_hooks(planned: &Planned, id: &str, pid: i32) -> Result<()> {
+pub(super) fn run_hooks(planned: &Planned, id: &str, pid: i32) -> Result<()> {
     let spec = planned.spec();
     let state = state(planned, id, pid).to_json();
     hooks::run_all(HookPoint::Prestart, &spec.hooks.prestart, &state, &planned.hook_files)?;

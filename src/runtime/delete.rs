@@ -8,7 +8,7 @@ use crate::log;
 use crate::process::hooks;
 use crate::spec::HookPoint;
 use crate::state::{Locked, Operation, Phase, Record, Status};
-use crate::sys::pidfd;
+use crate::sys::{pidfd, timing};
 use nix::unistd::Pid;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -22,6 +22,7 @@ pub(super) const DYING: Duration = Duration::from_secs(10);
 /// # Errors
 /// [`Class::WrongState`] when it runs; what could not be taken back.
 pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
+    timing::step("read the record");
     if force {
         // Before the lock: a start or create that hangs in a hook holds it while the init lives.
         let _ = kill(context, id, libc::SIGKILL, false);
@@ -51,6 +52,7 @@ pub fn delete(context: &Context, id: &str, force: bool) -> Result<()> {
     if !force {
         container.allow(Operation::Delete)?;
     }
+    timing::step("end its processes");
     end_processes(&container)?;
     supervise::dismiss(&container.record);
     remove(locked, container.record, force)
@@ -88,6 +90,7 @@ pub(super) fn remove(locked: Locked, mut record: Record, force: bool) -> Result<
         record.phase = Phase::Removing;
         locked.write(&record)?;
     }
+    timing::step("take back the cgroup and the rest");
     let undone = undo::cgroup(&record).and_then(|()| undo::take_back(&record, force));
     if let Err(error) = undone {
         record.phase = Phase::Dead;
@@ -96,9 +99,10 @@ pub(super) fn remove(locked: Locked, mut record: Record, force: bool) -> Result<
         return Err(error);
     }
     let poststop = std::mem::take(&mut record.hooks.poststop);
+    timing::step("remove the record");
     locked.remove()?;
     if !poststop.is_empty() {
-        let container = Container { record, status: Status::Exited };
+        let container = Container { record, status: Status::Exited, unreported: None };
         let state = container.state(Some("stopped")).to_json();
         let files = hooks::Files::open(&container.record.annotations).unwrap_or_else(|error| {
             log::warn(&error.to_string());

@@ -10,13 +10,16 @@ use super::delete::delete;
 use super::supervise::MONITOR;
 use crate::cgroups;
 use crate::error::{Class, Context as _, Error, Result};
-use crate::state::{Phase, Status};
+use crate::image::container;
+use crate::rootfs::Overlay;
+use crate::state::{Phase, Status, check_id};
 use crate::sys::pidfd;
 use nix::unistd::Pid;
 use serde::Serialize;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// Something that is left.
 #[derive(Debug, Clone, Serialize)]
@@ -185,18 +188,34 @@ impl Doctor<'_> {
         Ok(())
     }
 
-    /// Writable layers whose bundle or container is gone. What is in them is the user's: they are only
-    /// told of.
+    /// Writable layers whose container is gone. Those of bundles are only told of: they are in a
+    /// directory of the user's.
     fn overlays(&mut self) {
-        let containers = std::fs::read_dir(self.context.images.join("containers"));
-        for directory in containers.into_iter().flatten().flatten() {
-            let id = directory.file_name();
-            if self.context.store.root().join(&id).exists() {
+        let images = &self.context.images;
+        for directory in std::fs::read_dir(container::place(images)).into_iter().flatten().flatten() {
+            let (id, what) = (directory.file_name(), directory.path().display().to_string());
+            let Some(id) = id.to_str().filter(|id| check_id(id).is_ok()) else { continue };
+            if self.context.store.directory(id).exists() {
                 continue;
             }
-            let why = "no container of its name is there; it may be wanted after a reboot".into();
-            let hint = format!("`dhow delete {}` removes it", id.display());
-            self.tell("overlay", directory.path().display().to_string(), why, &hint);
+            let why = "no container of its name is there".to_owned();
+            // A create has no record yet when the bundle is whole; it then takes some milliseconds.
+            let is_new = directory.metadata().and_then(|data| data.modified()).is_ok_and(|made| {
+                SystemTime::now().duration_since(made).is_ok_and(|age| age < A_CREATE_TAKES)
+            });
+            let is_used = || {
+                Overlay::load(&directory.path())
+                    .is_ok_and(|overlay| overlay.is_some_and(|it| it.is_mounted()))
+            };
+            if is_new {
+                let hint = format!("`dhow delete {id}` removes it; --fix does when it is a minute old");
+                self.tell("overlay", what, why, &hint);
+            } else if is_used() {
+                let why = "no container of its name is there, but it is mounted".into();
+                self.tell("overlay", what, why, "a container of another --root or mount namespace has it");
+            } else {
+                self.find("overlay", what, why, || container::remove_left(images, id).map(drop));
+            }
         }
         let notes = std::fs::read_dir(self.context.images.join("bundles"));
         for note in notes.into_iter().flatten().flatten() {
@@ -213,6 +232,9 @@ impl Doctor<'_> {
         }
     }
 }
+
+/// For so long a directory without a record may be that of a create at work.
+const A_CREATE_TAKES: Duration = Duration::from_secs(60);
 
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).doing_on("find", || path.display().to_string())

@@ -15,7 +15,7 @@ use crate::process::protocol::{Channel, Message, out_of_turn};
 use crate::process::{Spawned, scheduling, spawn, spawn_staged};
 use crate::spec::{self, NamespaceKind, Process, Spec};
 use crate::state::{Operation, Status};
-use crate::sys::pidfd;
+use crate::sys::{pidfd, timing};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
@@ -74,6 +74,7 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
     if !(request.ignore_paused && container.status == Status::Paused) {
         container.allow(Operation::Exec)?;
     }
+    timing::step("plan");
     let (mut process, capabilities) = describe(context, id, request)?;
     spec::validate_process(&process)?;
     let console = console(&process, request)?;
@@ -110,7 +111,9 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
         filter: filter.as_ref(),
     };
     log::debug(|| format!("exec in {id}: {:?}", process.args));
+    timing::step("clone the process");
     let spawned = enter(&container, plan, &placement)?;
+    timing::step("wait for the payload");
     let master = follow(context, &container, &spawned, placement)?;
     let kept = match (master, console) {
         (Some(master), Some(socket)) => {
@@ -125,6 +128,7 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
     if let Some(file) = &request.pid_file {
         write_pid_file(file, spawned.child.pid.as_raw())?;
     }
+    timing::step("the payload runs");
     match signals {
         Some(signals) => stay(&spawned.child, &signals, kept),
         None => Ok(0),

@@ -7,7 +7,7 @@ use super::create::Request;
 use crate::error::{Class, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::{Image, Store, Use};
-use crate::image::{Backing, ImportRequest, Limits, Options, Reference, container, import};
+use crate::image::{Backing, ImportRequest, Imported, Limits, Options, Reference, container, import, owners};
 use crate::state::Undo;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -115,19 +115,23 @@ fn bring(store: &Store, path: &Path) -> Result<Image> {
         backing: Backing::default(),
         progress: Arc::default(),
     };
-    let imported = match import(store, &request(None)) {
+    let import_all = || match import(store, &request(None)) {
         // It has no name of its own: its file's has to do.
         Err(error) if error.class == Class::Usage => {
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            import(store, &request(Some(Reference::parse(&stem.to_lowercase())?)))?
+            import(store, &request(Some(Reference::parse(&stem.to_lowercase())?)))
         }
-        imported => imported?,
+        imported => imported,
     };
-    match &imported[..] {
-        [only] => store.find(&only.names.first().map(ToString::to_string).unwrap_or_default()),
+    // Image by image, their names.
+    let imported = owners::as_root(|| {
+        let names = |one: &Imported| one.names.iter().map(|name| format!("{name} ")).collect::<String>();
+        import_all().map(|all| all.iter().map(|one| names(one) + "\n").collect())
+    })?;
+    match &imported.lines().collect::<Vec<_>>()[..] {
+        [only] => store.find(only.split(' ').next().unwrap_or_default()),
         several => {
-            let names: Vec<String> =
-                several.iter().flat_map(|one| &one.names).map(ToString::to_string).collect();
+            let names: Vec<&str> = several.iter().flat_map(|line| line.split_whitespace()).collect();
             Err(Error::new(Class::Usage, "there is more than one image")
                 .on(path.display().to_string())
                 .because(format!("all are imported now: {}", names.join(", ")))

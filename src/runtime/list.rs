@@ -3,7 +3,7 @@
 use super::container::{Container, Context};
 use crate::error::Result;
 use crate::log;
-use crate::state::{Phase, Status};
+use crate::state::{Phase, Record, Status};
 use crate::sys::time::rfc3339;
 use nix::unistd::{Uid, User};
 use serde::Serialize;
@@ -57,16 +57,16 @@ pub struct Listing {
 
 impl From<Container> for Listing {
     fn from(container: Container) -> Self {
-        let pid = container.pid();
+        let (pid, exit) = (container.pid(), container.exit().cloned());
         let record = container.record;
         let supervision = record.supervision.as_ref();
         Listing {
             pid,
             state: container.status.name(),
             since: None,
-            exit_code: record.exit.as_ref().map(|exit| exit.code),
-            signal: record.exit.as_ref().and_then(|exit| exit.signal),
-            oom: record.exit.as_ref().is_some_and(|exit| exit.oom),
+            exit_code: exit.as_ref().map(|exit| exit.code),
+            signal: exit.as_ref().and_then(|exit| exit.signal),
+            oom: exit.is_some_and(|exit| exit.oom),
             restarts: supervision.map(|supervision| supervision.restarts),
             image: record.annotations.get(IMAGE).cloned(),
             status: container.status.oci_name(),
@@ -111,15 +111,18 @@ fn user_name(uid: u32) -> String {
 /// When the state directory cannot be read.
 pub fn list(context: &Context) -> Result<Vec<Listing>> {
     let records = context.store.read_all()?;
-    let listed =
-        records.into_iter().filter_map(|(id, record)| match record.and_then(Container::from_record) {
-            Ok(container) => Some(since(container)),
-            Err(error) => {
-                if error.class != crate::error::Class::NoContainer {
-                    log::warn(&format!("{id}: {error}"));
-                }
-                None
+    let look = |id: &str, record: Result<Record>| match Container::from_record(record?)? {
+        container if container.was_overtaken() => Container::open(context, id),
+        container => Ok(container),
+    };
+    let listed = records.into_iter().filter_map(|(id, record)| match look(&id, record) {
+        Ok(container) => Some(since(container)),
+        Err(error) => {
+            if error.class != crate::error::Class::NoContainer {
+                log::warn(&format!("{id}: {error}"));
             }
-        });
+            None
+        }
+    });
     Ok(listed.collect())
 }

@@ -1,5 +1,7 @@
 //! What dhow does: one file per command, each reading as that command's story.
 
+mod check;
+mod checkpoint;
 mod cni;
 mod container;
 mod copy;
@@ -21,6 +23,7 @@ mod logs;
 mod notify_socket;
 mod pause;
 mod ps;
+mod restore;
 mod run;
 mod sockets;
 mod spec;
@@ -31,6 +34,8 @@ mod trees;
 mod undo;
 mod update;
 
+pub use check::{Matter, Remark, Severity, check};
+pub use checkpoint::{CheckpointOptions, checkpoint};
 pub use cni::Network as CniNetwork;
 pub use container::{Container, Context};
 pub use copy::{Copy, CopyOptions, copy};
@@ -49,6 +54,7 @@ pub use list::{Listing, list};
 pub use logs::{Line as LogLine, LogRequest, logs};
 pub use pause::{pause, resume};
 pub use ps::{PsFormat, ps};
+pub use restore::restore;
 pub use run::{RunOptions, run};
 pub use spec::write_spec;
 pub use start::start;

@@ -5,7 +5,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::log;
 use crate::rootfs::plan::Step;
 use crate::spec::Process;
-use crate::state::Locked;
+use crate::state::{Locked, SOCKETS as DIRECTORY};
 use crate::sys::clone::{Child, Forked, clone3, exit_now};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,8 +15,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// The directory of the socket, in a container's state directory.
-const DIRECTORY: &str = "notify";
 /// The same in the container.
 const INSIDE: &str = "/run/notify";
 const SOCKET: &str = "notify.sock";

@@ -5,19 +5,24 @@ use super::create::{Created, Request, StartedBy, create, go_on};
 use super::delete::{delete, remove};
 use super::foreground::{Signals, stay};
 use super::notify_socket::Relay;
+use super::stop::{PAUSE, open_init};
 use super::supervise::exited;
 use super::{kill, start};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
 use crate::process::protocol::Message;
-use crate::state::Status;
+use crate::state::{Phase, Status};
 use crate::sys::clone::{Child, Forked, clone3, exit_now};
-use crate::sys::pidfd;
+use crate::sys::{pidfd, timing};
 use nix::sched::CloneFlags;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 /// The exit status of a payload that SIGKILL ended, as the OOM killer does.
 const KILLED: i32 = 128 + libc::SIGKILL;
+
+/// How long a `restart` may take to make a container anew.
+const RESTART: Duration = Duration::from_secs(20);
 
 /// How `run` differs from `create` and `start`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,17 +51,22 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     let created = create(context, request, StartedBy::Caller)?;
     let signals = if options.detach { None } else { Some(Signals::hold()?) };
     let Created { locked, record, child, channel, console } = created;
-    let container = Container { record: record.clone(), status: Status::Created };
+    let container = Container { record: record.clone(), status: Status::Created, unreported: None };
     let relay = Relay::open(&locked);
+    timing::step("wait for the payload");
     let started = relay
         .as_ref()
         .map_err(Clone::clone)
         .and_then(|_| channel.send(&Message::Start))
         .and_then(|()| start::confirm(&channel))
+        .inspect(|()| timing::step("write down that it runs"))
         .and_then(|()| start::mark_started(&locked, container, Some(&child.pidfd)))
         .and_then(|()| go_on());
     if let Err(error) = started {
-        let _ = kill::send(&Container { record: record.clone(), status: Status::Created }, libc::SIGKILL);
+        let _ = kill::send(
+            &Container { record: record.clone(), status: Status::Created, unreported: None },
+            libc::SIGKILL,
+        );
         let _ = nix::sys::wait::waitpid(child.pid, None);
         if let Err(error) = remove(locked, record, false) {
             log::warn(&error.to_string());
@@ -78,7 +88,9 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
     if let Ok(Some(relay)) = relay {
         relay.in_background(&child)?;
     }
+    timing::step("the payload runs");
     let status = stay(&child, &signals, console)?;
+    timing::step("delete");
     if status == KILLED {
         // Told before the cgroup that knows it is gone.
         if let Some(words) = Container::open(context, &request.id)
@@ -94,13 +106,41 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
         let written = exited(context, &request.id, child.pid.as_raw(), status).map(drop);
         written.or_else(|error| if error.class == Class::NoContainer { Ok(()) } else { Err(error) })?;
     } else {
-        delete(context, &request.id, false).or_else(|error| match error.class {
-            // Someone else was faster.
-            Class::NoContainer => Ok(()),
-            _ => Err(error),
-        })?;
+        delete_after_last_life(context, &request.id)?;
     }
     Ok(status)
+}
+
+/// Deletes a container whose init has ended; one that `restart` is about to make anew, after its next
+/// end.
+fn delete_after_last_life(context: &Context, id: &str) -> Result<()> {
+    loop {
+        let gone = delete_when_at_rest(context, id).or_else(|error| match error.class {
+            // Someone else was faster.
+            Class::NoContainer => Ok(true),
+            // Someone has made it anew meanwhile.
+            Class::WrongState if Container::open(context, id).is_ok_and(|now| now.pid() != 0) => Ok(false),
+            _ => Err(error),
+        })?;
+        if gone {
+            return Ok(());
+        }
+    }
+}
+
+/// The same for this life alone: whether it was the last.
+fn delete_when_at_rest(context: &Context, id: &str) -> Result<bool> {
+    let begun = Instant::now();
+    loop {
+        let container = Container::open(context, id)?;
+        if let Some(process) = open_init(&container)? {
+            pidfd::wait_ended(process.as_fd(), None).doing("wait for the container")?;
+        } else if container.record.phase == Phase::Restarting && begun.elapsed() < RESTART {
+            std::thread::sleep(PAUSE);
+        } else {
+            return delete(context, id, false).map(|()| true);
+        }
+    }
 }
 
 /// Forks a process that waits for the payload's end and deletes the container.
@@ -118,7 +158,7 @@ fn delete_when_ended(context: &Context, id: &str, child: &Child) -> Result<()> {
         nix::unistd::dup2_stderr(&null).doing(doing)?;
         nix::unistd::chdir("/").doing(doing)?;
         pidfd::wait_ended(child.pidfd.as_fd(), None).doing(doing)?;
-        delete(context, id, false)
+        delete_after_last_life(context, id)
     })();
     exit_now(i32::from(waited.is_err()))
 }

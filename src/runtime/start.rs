@@ -9,7 +9,7 @@ use crate::process::hooks;
 use crate::process::protocol::{Channel, Message, out_of_turn};
 use crate::spec::HookPoint;
 use crate::state::{Locked, Operation, Phase, Status};
-use crate::sys::{fd, pidfd};
+use crate::sys::{fd, pidfd, timing};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::Pid;
@@ -20,14 +20,18 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 /// # Errors
 /// [`Class::WrongState`] when it is not created; why the payload could not be executed.
 pub fn start(context: &Context, id: &str) -> Result<()> {
+    timing::step("read the record");
     let (locked, container) = Container::lock(context, id)?;
     container.allow(Operation::Start)?;
     // Should somebody reap the init at once, this still knows how it ended.
     let process = container.record.init.and_then(|init| pidfd::open(Pid::from_raw(init.pid)).ok());
     let relay = Relay::open(&locked)?;
+    timing::step("reach the init");
     let init = call_init(&locked)?;
+    timing::step("wait for the payload");
     init.send(&Message::Start)?;
     confirm(&init)?;
+    timing::step("write down that it runs");
     let pid = container.record.init.map_or(0, |init| init.pid);
     mark_started(&locked, container, process.as_ref())?;
     // Others may look at the container meanwhile: that may take as long as the payload likes.

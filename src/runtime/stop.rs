@@ -19,7 +19,7 @@ const STOP_SIGNAL: &str = "org.opencontainers.image.stopSignal";
 const MONITOR: Duration = Duration::from_secs(20);
 
 /// How often a record is looked at.
-const PAUSE: Duration = Duration::from_millis(5);
+pub(super) const PAUSE: Duration = Duration::from_millis(5);
 
 /// Asks a container to end with its stop signal, and after `patience` ends it. One that has ended
 /// stays so.
@@ -80,7 +80,7 @@ pub fn wait(context: &Context, id: &str) -> Result<i32> {
             settled => settled?,
         };
     }
-    container.record.exit.map(|exit| exit.code).or(known).ok_or_else(|| {
+    container.exit().map(|exit| exit.code).or(known).ok_or_else(|| {
         Error::new(Class::Unsupported, "tell the exit code")
             .on(id)
             .because("nobody waited for it")
@@ -95,6 +95,11 @@ fn note(context: &Context, id: &str, operation: Operation, intent: Intent) -> Re
     let waits = container.status == Status::Restarting;
     let runs = container.pid() != 0;
     let Some(supervision) = container.record.supervision.as_mut().filter(|_| runs || waits) else {
+        if runs && operation == Operation::Restart {
+            // Whoever waits to delete it at its end is to let it live on.
+            container.record.phase = Phase::Restarting;
+            locked.write(&container.record)?;
+        }
         return Ok(container);
     };
     supervision.intent = intent;
@@ -106,7 +111,7 @@ fn note(context: &Context, id: &str, operation: Operation, intent: Intent) -> Re
     Ok(container)
 }
 
-fn open_init(container: &Container) -> Result<Option<OwnedFd>> {
+pub(super) fn open_init(container: &Container) -> Result<Option<OwnedFd>> {
     let Some(init) = container.record.init.filter(|_| container.pid() != 0) else { return Ok(None) };
     match pidfd::open(Pid::from_raw(init.pid)) {
         Err(nix::errno::Errno::ESRCH) => Ok(None),
@@ -170,8 +175,9 @@ fn await_life(context: &Context, id: &str, before: Option<Init>) -> Result<()> {
         if is_new && container.status == Status::Running {
             return Ok(());
         }
-        if is_new && container.record.phase == Phase::Started && container.status == Status::Exited {
-            // It ran, and has ended already.
+        let ran = container.record.phase == Phase::Started || container.record.exit.is_some();
+        if is_new && ran && matches!(container.status, Status::Exited | Status::Restarting) {
+            // It has ended already, and may be waiting for its next life.
             return Ok(());
         }
         if begun.elapsed() > MONITOR || !monitor_lives(&container.record)? && !is_new {

@@ -5,6 +5,7 @@ use super::container::{Container, Context, monitor_lives, out_of_memory};
 use super::create::{Request, StartedBy, create};
 use crate::cgroups::Driver;
 use crate::error::{Class, Context as _, Error, Result};
+use crate::log;
 use crate::rootfs::Pivot;
 use crate::state::{Exit, Init, Intent, Log, Next, Phase, Record, Supervision, Undo};
 use crate::sys::{pidfd, time};
@@ -79,12 +80,13 @@ fn start_monitor(context: &Context, id: &str, log: Option<&Log>, first: &[String
         Driver::Systemd => "systemd",
         Driver::Disabled => "disabled",
     };
-    let prefix = [
+    let mut prefix = vec![
         dhow.display().to_string(),
         format!("--root={}", root.display()),
         format!("--cgroup-manager={driver}"),
         format!("--rootless={}", context.rootless),
     ];
+    prefix.extend(log::options());
     let none = Log { driver: "inherit".into(), path: PathBuf::new(), most_bytes: 0, most_files: 1 };
     let log = log.unwrap_or(&none);
     let mut command = Command::new(&monitor);
@@ -159,8 +161,8 @@ pub fn exited(context: &Context, id: &str, pid: i32, code: i32) -> Result<Option
     if (init.is_none() && pid != 0) || matches!(record.phase, Phase::Removing | Phase::Dead) {
         return Ok(None);
     }
-    let signal = (code > 128 && code <= 128 + 64).then(|| code - 128);
-    record.exit = Some(Exit { code, signal, at: time::rfc3339(SystemTime::now()), oom });
+    record.exit =
+        Some(Exit { code, signal: Exit::signal_of(code), at: time::rfc3339(SystemTime::now()), oom });
     let lived =
         init.map_or(Duration::ZERO, |init| time::since_boot().saturating_sub(time::ticks(init.start_time)));
     let next = match &mut record.supervision {

@@ -20,6 +20,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+/// The directory in a container's state for sockets that are its own.
+pub const SOCKETS: &str = "notify";
 /// The name of the record in a container's directory.
 const RECORD: &str = "record.json";
 
@@ -309,15 +311,31 @@ impl Locked {
             let name = entry.doing_on("read the state directory", subject)?.file_name();
             if name != RECORD {
                 match unlink(self.as_fd(), &name) {
-                    // NOTIFY_SOCKET has one; what lies in it is not followed.
-                    Err(Errno::EISDIR) => std::fs::remove_dir_all(self.path.join(&name))
-                        .doing_on("remove from the state directory", subject)?,
+                    // The place of NOTIFY_SOCKET, or where a restore has had its root mounted.
+                    Err(Errno::EISDIR) => {
+                        remove_flat(&self.path.join(&name))
+                            .doing_on("remove from the state directory", subject)?;
+                    }
                     removed => removed.doing_on("remove from the state directory", subject)?,
                 }
             }
         }
         unlink(self.as_fd(), RECORD.as_ref()).doing_on("remove the state record", subject)?;
         std::fs::remove_dir(&self.path).doing_on("remove the state directory", subject)
+    }
+}
+
+/// Removes a directory and, in that of sockets, the files in it. Never what is further below: were
+/// something mounted there, it would be somebody's files.
+fn remove_flat(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir(path) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTEMPTY) && path.ends_with(SOCKETS) => {
+            for entry in std::fs::read_dir(path)? {
+                std::fs::remove_file(entry?.path())?;
+            }
+            std::fs::remove_dir(path)
+        }
+        result => result,
     }
 }
 

@@ -107,6 +107,9 @@ pub struct Record {
     /// Whether its pid namespace was made for it: then nothing outlives its init.
     #[serde(default)]
     pub private_pids: bool,
+    /// Whether criu has made its processes: they have never called execve(2).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
     /// What processes that join it have as its init has it.
     #[serde(default, skip_serializing_if = "Inherited::is_nothing")]
     pub inherited: Inherited,
@@ -161,6 +164,7 @@ impl Record {
             owner: 0,
             namespaces: Vec::new(),
             private_pids: false,
+            restored: false,
             inherited: Inherited::default(),
             annotations: BTreeMap::new(),
             hooks: Hooks::default(),

@@ -22,6 +22,13 @@ pub struct Exit {
     pub oom: bool,
 }
 
+impl Exit {
+    /// The signal that an exit code stands for.
+    pub fn signal_of(code: i32) -> Option<i32> {
+        (code > 128 && code <= 128 + 64).then(|| code - 128)
+    }
+}
+
 /// When a container is started anew after its end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

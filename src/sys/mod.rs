@@ -23,6 +23,7 @@ pub mod selfexe;
 pub mod signal;
 pub mod socket;
 pub mod time;
+pub mod timing;
 pub mod tty;
 
 use nix::errno::Errno;

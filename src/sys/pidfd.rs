@@ -65,8 +65,12 @@ pub fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
     if result != 0 || info.mask & PIDFD_INFO_EXIT == 0 {
         return None;
     }
-    let status = info.exit_code;
-    Some(if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) })
+    Some(shell_code(info.exit_code))
+}
+
+/// A wait status as a shell's exit code: 128 + N for signal N.
+fn shell_code(status: i32) -> i32 {
+    if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
 }
 
 /// What `/proc/PID/stat` tells of a process that a record may mean.
@@ -79,6 +83,8 @@ pub struct Stat {
     /// The signal that is ending it or has ended it; 0 for none, or where the kernel does not show
     /// field 52.
     pub end_signal: i32,
+    /// How a zombie has ended, by the same field: its exit code, 128 + N for signal N.
+    pub exit_code: Option<i32>,
     /// Whether it has called execve(2) since it was forked (PF_FORKNOEXEC, field 9): an init that has
     /// is the payload.
     pub has_executed: bool,
@@ -129,7 +135,8 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let status: i32 = if fields.clone().count() == 30 { number(fields.next_back()?)? } else { 0 };
     let ends = flags & PF_EXITING != 0 || matches!(state, b'Z' | b'X' | b'x');
     let end_signal = if ends { status & 0x7f } else { 0 };
-    Some(Stat { state, start_time, end_signal, has_executed: flags & PF_FORKNOEXEC == 0 })
+    let exit_code = (state == b'Z').then(|| shell_code(status));
+    Some(Stat { state, start_time, end_signal, exit_code, has_executed: flags & PF_FORKNOEXEC == 0 })
 }
 
 #[cfg(test)]
@@ -141,11 +148,20 @@ mod tests {
         let text = b"42 (a) Z 1 (b) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3\n";
         assert_eq!(
             parse_stat(text),
-            Some(Stat { state: b'S', start_time: 987_654, end_signal: 0, has_executed: true })
+            Some(Stat {
+                state: b'S',
+                start_time: 987_654,
+                end_signal: 0,
+                exit_code: None,
+                has_executed: true
+            })
         );
         let tail = "0 ".repeat(29);
         let killed = format!("42 (x) Z 1 42 42 0 -1 4227084 1 2 3 4 5 6 7 8 20 0 1 0 987654 {tail}31\n");
         assert_eq!(parse_stat(killed.as_bytes()).unwrap().end_signal, libc::SIGSYS);
+        assert_eq!(parse_stat(killed.as_bytes()).unwrap().exit_code, Some(128 + libc::SIGSYS));
+        let exited = killed.replace(" 0 31\n", " 0 1792\n");
+        assert_eq!(parse_stat(exited.as_bytes()).unwrap().exit_code, Some(7));
         let lives = killed.replace(" Z ", " S ").replace("4227084", "4194304");
         assert_eq!(parse_stat(lives.as_bytes()).unwrap().end_signal, 0);
         assert_eq!(parse_stat(b"42 (a"), None);

@@ -231,6 +231,23 @@ pub fn spawn_with(
     }
 }
 
+/// Looks for any child that has ended, and leaves it the zombie that it is: its pid and exit code,
+/// 128 + N for signal N. `None` when there is none now.
+pub fn look_for_ended() -> Option<(i32, i32)> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: writes one structure that outlives the call.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) };
+    // SAFETY: plain numbers, for which zeroes are valid: what is there when no child has ended.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid(2) fills it in.
+    let pid = unsafe { info.si_pid() };
+    // SAFETY: likewise.
+    let status = unsafe { info.si_status() };
+    let code = if info.si_code == libc::CLD_EXITED { status } else { 128 + status };
+    (result == 0 && pid > 0).then_some((pid, code))
+}
+
 /// Copies of files that none of the targets 0, 1, 2… takes the place of. With stdio alone there is
 /// nothing to do: nobody has files there that are to become others.
 fn out_of_the_way(files: &[RawFd]) -> Vec<RawFd> {
@@ -265,11 +282,19 @@ pub fn kill(pid: i32, signal: i32) -> Result<(), i32> {
 }
 
 /// Waits for any child that has ended: its pid and wait status. `None` when there is none now.
-pub fn reap() -> Option<(i32, i32)> {
+pub fn reap_any() -> Option<(i32, i32)> {
     let mut status = 0;
     // SAFETY: writes one number.
     let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
     (pid > 0).then_some((pid, status))
+}
+
+/// Takes a child that has ended: its exit code, as in [`look_for_ended`]. `None` while it lives.
+pub fn reap(pid: i32) -> Option<i32> {
+    let mut status = 0;
+    // SAFETY: writes one number.
+    let ended = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) };
+    (ended == pid).then_some(exit_code(status))
 }
 
 /// A wait status as a shell's exit code: 128 + N for signal N.

@@ -254,7 +254,7 @@ impl Shim {
             self.is_over |= signal != libc::SIGCHLD.cast_unsigned();
         }
         let mut ended = Vec::new();
-        while let Some((pid, status)) = sys::reap() {
+        while let Some((pid, status)) = sys::reap_any() {
             ended.push((pid, status));
         }
         // What a command of dhow's has made is known before its end is looked at.

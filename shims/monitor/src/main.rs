@@ -79,8 +79,6 @@ struct Monitor {
     output: Output,
     signals: OwnedFd,
     null: OwnedFd,
-    /// Children that have ended while a command was waited for: pid and wait status.
-    ended: Vec<(i32, i32)>,
     /// What has come while nobody looked.
     woken: bool,
     /// Whether the caller has been let go.
@@ -131,7 +129,6 @@ impl Monitor {
             output,
             signals: sys::signal_file(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGUSR1]).ok()?,
             null: sys::null().ok()?,
-            ended: Vec::new(),
             woken: false,
             is_alone: false,
             told_to_end: false,
@@ -159,8 +156,11 @@ impl Monitor {
         }
         self.let_go();
         loop {
-            let (pid, status) = self.next_end();
-            match self.report(pid, status) {
+            let (pid, code) = self.next_end();
+            let next = self.report(pid, code);
+            // Only now: until its end is written down its zombie tells who asks.
+            sys::reap(pid);
+            match next {
                 Next::Stay => {}
                 Next::End => return 0,
                 Next::Restart(delay) => {
@@ -212,14 +212,14 @@ impl Monitor {
         let all: Vec<CString> = self.dhow.iter().chain(words).cloned().collect();
         let Ok(pid) = sys::spawn(&all, stdio, !self.is_alone) else { return 127 };
         loop {
-            if let Some(at) = self.ended.iter().position(|(ended, _)| *ended == pid) {
-                return sys::exit_code(self.ended.swap_remove(at).1);
+            if let Some(code) = sys::reap(pid) {
+                return code;
             }
             self.wait(-1);
         }
     }
 
-    /// Waits for something to happen, moves output on, and collects who has ended.
+    /// Waits for something to happen, and moves output on.
     fn wait(&mut self, timeout: i32) {
         let pipes = match &self.output {
             Output::Log(log) => [log.stdout.0.as_raw_fd(), log.stderr.0.as_raw_fd()],
@@ -234,15 +234,12 @@ impl Monitor {
                 self.told_to_end |= signal == libc::SIGTERM.cast_unsigned();
                 self.woken |= signal == libc::SIGUSR1.cast_unsigned();
             }
-            while let Some(ended) = sys::reap() {
-                self.ended.push(ended);
-            }
         }
     }
 
     fn next_end(&mut self) -> (i32, i32) {
         loop {
-            match self.ended.pop() {
+            match sys::look_for_ended() {
                 Some(ended) => return ended,
                 None => self.wait(-1),
             }
@@ -250,14 +247,14 @@ impl Monitor {
     }
 
     /// Has it written down who ended how; dhow says what comes next.
-    fn report(&mut self, pid: i32, status: i32) -> Next {
+    fn report(&mut self, pid: i32, code: i32) -> Next {
         if let Output::Log(log) = &mut self.output {
             log.move_on();
             log.finish();
         }
         let Ok((reader, writer)) = sys::pipe() else { return Next::End };
         let number = |number: i32| CString::new(number.to_string()).unwrap_or_default();
-        let words = [c"exited".into(), self.id.clone(), number(pid), number(sys::exit_code(status))];
+        let words = [c"exited".into(), self.id.clone(), number(pid), number(code)];
         let code = self.run(&words, [self.null.as_raw_fd(), writer.as_raw_fd(), self.null.as_raw_fd()]);
         drop(writer);
         let mut answer = [0; 64];
@@ -278,6 +275,10 @@ impl Monitor {
             while !self.told_to_end && !self.woken && sys::milliseconds() < due {
                 let left = due.saturating_sub(sys::milliseconds());
                 self.wait(i32::try_from(left).unwrap_or(i32::MAX));
+                // No init is among them: strangers that the last life has left.
+                while let Some((pid, _)) = sys::look_for_ended() {
+                    sys::reap(pid);
+                }
             }
             if self.told_to_end {
                 return false;
@@ -287,7 +288,7 @@ impl Monitor {
             if revive == 0 && self.command(&[c"start".into(), self.id.clone()], false) == 0 {
                 return true;
             }
-            match self.report(0, 255 << 8) {
+            match self.report(0, 255) {
                 Next::Restart(next) => delay = next,
                 _ => return false,
             }
