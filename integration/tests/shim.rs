@@ -195,8 +195,12 @@ impl Drop for Engine<'_> {
     }
 }
 
+/// What is measured runs alone; everything else side by side.
+static QUIET: std::sync::RwLock<()> = std::sync::RwLock::new(());
+
 /// Tries something with every containerd that is there.
 fn with_each(story: impl Fn(Engine<'_>)) {
+    let _company = QUIET.read();
     for which in [Which::Installed, Which::Sid] {
         if which.is_there() {
             let scene = Scene::new();
@@ -564,6 +568,7 @@ fn docker_lacks(which: &str, mode: &str) -> Vec<String> {
 #[test]
 fn docker_runs_on_dhow_by_path_and_by_shim() {
     needs!();
+    let _company = QUIET.read();
     let sid = Which::folder();
     skip_unless!(sid.join("usr/sbin/dockerd").exists(), "no dockerd in the sid folder (peers.sh docker)");
     assert_eq!(docker_lacks("sid", "path"), Vec::<String>::new());
@@ -582,6 +587,7 @@ fn docker_runs_on_dhow_by_path_and_by_shim() {
 fn containers_start_faster_than_with_runc_and_its_shim() {
     needs!();
     skip_unless!(machine::has_program("runc"), "runc is not installed");
+    let _alone = QUIET.write();
     let scene = Scene::new();
     let engine = Engine::new(&scene, Which::Installed);
     let of_runc = ["run", "--snapshotter", "native", "--rm"];
