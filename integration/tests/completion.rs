@@ -25,7 +25,7 @@ fn bash_completes_commands_options_and_containers() {
     skip_unless!(is_dhow(), "other runtimes have completions of their own");
     skip_unless!(machine::has_program("bash"), "bash is not there");
     let scene = Scene::new();
-    assert_eq!(bash(&scene, &["dhow", "che"]), ["check"]);
+    assert_eq!(bash(&scene, &["dhow", "che"]), ["check", "checkpoint"]);
     assert_eq!(bash(&scene, &["dhow", "--root", "/x", "resu"]), ["resume"]);
     assert_eq!(bash(&scene, &["dhow", "run", "--restar"]), ["--restart"]);
     assert_eq!(bash(&scene, &["dhow", "image", "pul"]), ["pull"]);
