@@ -7,7 +7,7 @@
 use dhow_integration::image::{self, Layer};
 use dhow_integration::scene::Container;
 use dhow_integration::trace::{Deed, Point, Traced, errors_of, run};
-use dhow_integration::{Config, Outcome, Scene};
+use dhow_integration::{Config, Outcome, Scene, machine, skip_unless};
 use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -433,6 +433,7 @@ fn pause_and_resume() {
 
 #[test]
 fn update() {
+    skip_unless!(machine::has_controller("memory"), "no mounted hierarchy has the memory controller");
     try_all(&on_running("update", &["update", "--pids-limit", "50", "--memory", "64m"], &[]), |_| {}, 20);
 }
 

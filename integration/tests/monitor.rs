@@ -1,7 +1,7 @@
 //! Containers that a monitor stays with: exit codes, restart policies, logs; stop, restart, wait.
 
 use dhow_integration::scene::Container;
-use dhow_integration::{Scene, eventually, image};
+use dhow_integration::{Scene, eventually, image, machine, skip_unless};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -383,6 +383,7 @@ fn wait_waits() {
 
 #[test]
 fn the_oom_killer_is_named() {
+    skip_unless!(machine::has_controller("memory"), "no mounted hierarchy has the memory controller");
     let scene = Scene::new();
     let c = scene.container(|c| {
         c.payload(&["alloc", "200"]).set("/linux/resources/memory", serde_json::json!({ "limit": 32 << 20 }));

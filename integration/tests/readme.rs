@@ -5,7 +5,7 @@
 //! reason; what a line needs that the page does not make is in [`prepare`].
 
 use dhow_integration::command::{binary, workspace};
-use dhow_integration::{Runner, Scene, image, is_dhow, skip_unless};
+use dhow_integration::{Runner, Scene, image, is_dhow, machine, skip_unless};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -95,6 +95,7 @@ fn payload(scene: &Scene, script: &str) {
 #[test]
 fn every_command_line_of_the_documentation_runs() {
     skip_unless!(is_dhow(), "the pages are dhow's");
+    skip_unless!(machine::has_controller("memory"), "no mounted hierarchy has the memory controller");
     let (mut run, mut wrong, mut used) = (0, Vec::new(), Vec::new());
     for page in pages() {
         let scene = Scene::new();

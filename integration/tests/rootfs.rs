@@ -321,7 +321,13 @@ fn the_root_may_be_a_link() {
 #[test]
 fn propagation_of_the_root_is_what_the_config_says() {
     let scene = Scene::new();
-    for (value, mark) in [("private", None), ("shared", Some("shared:")), ("slave", None)] {
+    for (value, mark) in [
+        ("private", None),
+        ("shared", Some("shared:")),
+        ("slave", None),
+        ("unbindable", None),
+        ("runbindable", None),
+    ] {
         let c = scene.container(|c| {
             c.set("/linux/rootfsPropagation", value).payload(&["mounts"]);
         });
@@ -330,6 +336,7 @@ fn propagation_of_the_root_is_what_the_config_says() {
         let optional: Vec<&str> = root.split(' ').skip(6).take_while(|f| *f != "-").collect();
         let found = optional.iter().any(|field| field.starts_with("shared:"));
         assert_eq!(found, mark.is_some(), "{value}: {root}");
+        assert_eq!(optional.contains(&"unbindable"), value.ends_with("unbindable"), "{value}: {root}");
     }
 }
 

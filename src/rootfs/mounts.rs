@@ -41,7 +41,10 @@ impl<'a> Building<'a> {
         // Mounts of the host made later still arrive (slave) unless the configuration says otherwise.
         let (propagation, recursive) = plan.propagation.unwrap_or((Propagation::Slave, true));
         if plan.own_namespace {
-            mount::set_propagation(Path::new("/"), propagation, recursive)
+            // What is unbindable could not even be bound here; the root becomes so once it is entered.
+            let of_host =
+                if propagation == Propagation::Unbindable { Propagation::Private } else { propagation };
+            mount::set_propagation(Path::new("/"), of_host, recursive)
                 .doing("set the propagation of the host's mounts")?;
         }
         let spreads = propagation == Propagation::Shared;

@@ -103,7 +103,10 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
     }
     let console = connect_console(request)?;
     let watcher = request.pidfd_socket.as_deref().map(connect_pidfd_socket).transpose()?;
-    let planned = Planned::new(context, request, &console, started_by)?;
+    let planned = Planned::new(context, request, &console, started_by).map_err(|error| {
+        // What looks like a stranger's may be that of another create of this id, which was faster.
+        if request.again { error } else { context.store.check_free(&request.id).err().unwrap_or(error) }
+    })?;
     log::debug(|| format!("create {}: rootfs {}", request.id, planned.rootfs.rootfs.display()));
     signal::take_requests().doing("take signals")?;
     timing::step("write the record");
