@@ -15,7 +15,7 @@ STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
 # A heading between the steps of a long target.
 say = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help build test test-crash test-long test-vm test-images lint deny unit integration demo bench bench-images peers conformance install dist deb dist-check clean test-needs
+.PHONY: help build test test-crash test-long test-vm test-images lint deny unit integration demo bench bench-images peers conformance validation install dist deb dist-check clean test-needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
@@ -94,6 +94,10 @@ test-images: build ## a real image against umoci, skopeo and erofs-utils (some m
 conformance: build ## runc's own test suite against dhow (some minutes); FILES="exec.bats" for some
 	@.ci/need debootstrap:debootstrap
 	integration/conformance.sh $(FILES)
+
+validation: build ## the specification's own validation programs (runtime-tools) against dhow
+	@.ci/need debootstrap:debootstrap curl:curl
+	integration/validation.sh
 
 demo: build ## a container's whole life, shown step by step
 	@.ci/need busybox:busybox-static
