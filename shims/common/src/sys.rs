@@ -187,6 +187,12 @@ pub fn replace(file: &OwnedFd, target: RawFd) {
     unsafe { libc::dup2(file.as_raw_fd(), target) };
 }
 
+/// Takes a variable out of this process's environment, and so out of that of all it starts.
+pub fn forget(name: &CStr) {
+    // SAFETY: this process has one thread, so that nobody reads the environment meanwhile.
+    unsafe { libc::unsetenv(name.as_ptr()) };
+}
+
 /// Starts a program with these as its stdin, stdout and stderr (-1 for the caller's own), which ends
 /// with this process if it is `bound` to it; its pid.
 ///

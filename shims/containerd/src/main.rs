@@ -21,6 +21,7 @@ mod ttrpc;
 mod wire;
 
 use bootstrap::Words;
+use dhow_shim_common::sys;
 
 fn read_words() -> Result<Words, String> {
     let mut words = Words::default();
@@ -50,6 +51,8 @@ fn read_words() -> Result<Words, String> {
 }
 
 fn main() {
+    // It is containerd's own, under systemd: dhow would have every start wait for the payload's word.
+    sys::forget(c"NOTIFY_SOCKET");
     let result = read_words().and_then(|words| match words.action.as_str() {
         _ if words.version => {
             println!("containerd-shim-dhow-v2:\n  Version:  {}", env!("CARGO_PKG_VERSION"));
