@@ -1,11 +1,12 @@
 //! `exec`: another process in a container that runs.
 
 use super::container::{Container, Context, let_proceed};
-use super::create::{
-    CONFIG, connect_console_socket, connect_pidfd_socket, send_console, send_pidfd, write_pid_file,
-};
+use super::create::CONFIG;
 use super::filter;
 use super::foreground::{Signals, size_as_caller, stay};
+use super::handover::{
+    connect_console_socket, connect_pidfd_socket, send_console, send_pidfd, write_pid_file,
+};
 use crate::cgroups::Placement;
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;

@@ -13,7 +13,8 @@ use std::path::Path;
 /// Removes a container's cgroup. What is gone already is no error.
 pub(super) fn cgroup(record: &Record) -> Result<()> {
     let mut cgroup = manager_of(record)?;
-    let may_have_processes = !record.private_pids && !matches!(cgroup, Manager::Disabled);
+    let may_have_processes =
+        (!record.private_pids || record.restored) && !matches!(cgroup, Manager::Disabled);
     if may_have_processes && record.boot == boot_id()? {
         cgroup.kill_all(libc::SIGKILL)?;
     }
