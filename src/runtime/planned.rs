@@ -13,6 +13,7 @@ use crate::seccomp::Program;
 use crate::spec::load::Loaded;
 use crate::spec::{self, Mount, NamespaceKind, Process, Resources, Spec, State, annotations};
 use crate::state::Undo;
+use crate::sys::path;
 use nix::errno::Errno;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -106,7 +107,9 @@ impl Planned {
     pub(super) fn journal(&self, request: &Request, cgroup: &Manager) -> Result<Vec<Undo>> {
         let mut journal = request.undo.clone();
         if !self.spec().linux.has(NamespaceKind::Mount) {
-            journal.push(Undo::Mount(self.rootfs.rootfs.clone()));
+            let at = self.rootfs.rootfs.clone();
+            let below = path::mount_id(&at).doing_on("look at the rootfs", || at.display().to_string())?;
+            journal.push(Undo::Mount { at, below });
         }
         journal.push(Undo::Cgroup(container::stored(cgroup)?));
         if let Some(network) = &request.network {
