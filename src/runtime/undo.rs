@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::image::container;
 use crate::log;
 use crate::state::{Record, Undo};
-use crate::sys::path;
+use crate::sys::{mount, path};
 use nix::errno::Errno;
 use std::path::Path;
 
@@ -60,7 +60,7 @@ fn detach_rootfs(rootfs: &Path, below: u64) -> Result<()> {
     if path::mount_id(rootfs) == Ok(below) {
         return Ok(());
     }
-    match crate::sys::mount::detach(rootfs) {
+    match mount::detach(rootfs) {
         // EINVAL: no mount point.
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
         Err(errno) => {
