@@ -15,7 +15,7 @@ STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
 # A heading between the steps of a long target.
 say = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help build test test-crash test-long test-vm test-images lint deny unit integration demo bench bench-images peers conformance validation install dist deb dist-check clean test-needs
+.PHONY: help build test test-crash test-long test-vm test-images lint deny unit integration demo bench order bench-images peers conformance validation install dist deb dist-check clean test-needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
@@ -108,6 +108,10 @@ bench: build ## dhow against crun, runc and the kernel's floor; BENCH="--quick" 
 	integration/peers.sh bench
 	$(STATIC_CARGO) build --locked --profile ci --package dhow-bench
 	target/$(TARGET)/ci/dhow-bench $(BENCH)
+
+order: ## .ci/order.txt anew, by which the linker puts together what the common commands run (some minutes)
+	@.ci/need musl-gcc:musl-tools python3:python3 busybox:busybox-static
+	benches/order.sh
 
 bench-images: build ## images: dhow against umoci, skopeo, podman and plain tools; BENCH="--runs 3"
 	@.ci/need debootstrap:debootstrap zstd:zstd
