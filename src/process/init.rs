@@ -158,6 +158,9 @@ impl Init<'_> {
                 .doing_on("set", || format!("domainname {name:?}"))?;
         }
         if let Some(personality) = &self.spec.linux.personality {
+            if !personality.flags.is_empty() {
+                log::warn(&format!("linux.personality.flags {:?}: there are none yet", personality.flags));
+            }
             set_personality(&personality.domain)?;
         }
         Ok(())

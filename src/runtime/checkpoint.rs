@@ -9,6 +9,7 @@ use crate::error::{Class, Context as _, Error, Result};
 use crate::process::criu::{Criu, Fields, Kind, Second};
 use crate::rootfs::Plan as RootfsPlan;
 use crate::rootfs::plan::{Source, Step};
+use crate::spec::annotations::CRIU_CONFIG;
 use crate::spec::{self, Linux, NamespaceKind, Spec};
 use crate::state::Operation;
 use crate::sys::path::{Root, file_type, stat};
@@ -20,9 +21,6 @@ use std::path::{Path, PathBuf};
 
 /// What standard input, output and error were, in the image: runc's name and form.
 pub(super) const DESCRIPTORS: &str = "descriptors.json";
-
-/// crun's and podman's way to name a file with options for criu.
-const CRIU_CONFIG: &str = "org.criu.config";
 
 /// How `checkpoint` and `restore` are to go about it. The defaults are criu's.
 #[derive(Debug, Clone, Default)]

@@ -16,6 +16,7 @@ use crate::process::protocol::{Channel, Message, out_of_turn};
 use crate::process::{Spawned, scheduling, spawn, spawn_staged};
 use crate::spec::{self, NamespaceKind, Process, Spec};
 use crate::state::{Operation, Status};
+use crate::sys::clone::Child;
 use crate::sys::{pidfd, timing};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
@@ -71,6 +72,29 @@ pub struct ExecRequest {
 /// # Errors
 /// [`Class::WrongState`] when the container does not run; why the process could not be executed.
 pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
+    let (child, signals, console) = begin(context, id, request)?;
+    timing::step("the payload runs");
+    match signals {
+        Some(signals) => stay(&child, &signals, console),
+        None => Ok(0),
+    }
+}
+
+/// Runs a process in a container, and leaves it to the caller to wait for it.
+///
+/// # Errors
+/// Those of [`exec`].
+pub fn exec_as_child(context: &Context, id: &str, request: &ExecRequest) -> Result<Child> {
+    begin(context, id, request).map(|(child, ..)| child)
+}
+
+/// Runs a process in a container: it, the signals that are held for it unless it is detached, and the
+/// master of its terminal.
+fn begin(
+    context: &Context,
+    id: &str,
+    request: &ExecRequest,
+) -> Result<(Child, Option<Signals>, Option<OwnedFd>)> {
     let container = Container::open(context, id)?;
     if !(request.ignore_paused && container.status == Status::Paused) {
         container.allow(Operation::Exec)?;
@@ -129,11 +153,7 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
     if let Some(file) = &request.pid_file {
         write_pid_file(file, spawned.child.pid.as_raw())?;
     }
-    timing::step("the payload runs");
-    match signals {
-        Some(signals) => stay(&spawned.child, &signals, kept),
-        None => Ok(0),
-    }
+    Ok((spawned.child, signals, kept))
 }
 
 /// The way into the container's cgroup. One that is not there any more belongs to a container that

@@ -161,7 +161,14 @@ impl Root {
                             if symlinks > MOST_SYMLINKS {
                                 return Err(Errno::ELOOP);
                             }
-                            let target = read_link(parent.as_fd(), &name)?;
+                            let target = match read_link(parent.as_fd(), &name) {
+                                // No symlink: another container on this rootfs has made it just now.
+                                Err(Errno::EINVAL) => {
+                                    done = next;
+                                    continue;
+                                }
+                                target => target?,
+                            };
                             if target.is_absolute() {
                                 done = PathBuf::new();
                             }
@@ -275,6 +282,21 @@ mod tests {
         assert!(base.join("root/run/lock/x").is_file());
         symlink("loop", base.join("root/loop")).unwrap();
         assert_eq!(root.make(Path::new("loop/x"), Leaf::Directory).err(), Some(Errno::ELOOP));
+        std::fs::remove_dir_all(base).unwrap();
+    }
+
+    /// Containers that share a rootfs, and are created at the same time.
+    #[test]
+    fn several_may_make_the_same_path() {
+        let (base, root) = scratch("several");
+        for round in 0..200 {
+            let path = PathBuf::from(format!("{round}/deep/er"));
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| root.make(&path, Leaf::Directory).unwrap());
+                }
+            });
+        }
         std::fs::remove_dir_all(base).unwrap();
     }
 
