@@ -2,7 +2,7 @@
 //! newer one of the sid folder (integration/peers.sh engines).
 
 use crate::command::{Running, binary, workspace};
-use crate::engine::{Jail, busybox_archive};
+use crate::engine::{Jail, archive, busybox_archive};
 use crate::{Outcome, Runner, Scene, cgroup, eventually, machine};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -60,6 +60,48 @@ impl Which {
     }
 }
 
+/// The configuration of 1.6 and 1.7, for CRI. No score is below what a machine without
+/// CAP_SYS_RESOURCE allows.
+const CRI_OF_1: &str = r#"version = 2
+root = "DIR/root"
+state = "DIR/state"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "IMAGE"
+  restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "DIR/cni"
+  conf_dir = "DIR/cni"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  snapshotter = "native"
+  default_runtime_name = "dhow"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.dhow]
+  runtime_type = "io.containerd.dhow.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.dhow.options]
+OPTIONS"#;
+
+/// That of 2.0 and newer.
+const CRI_OF_2: &str = r#"version = 3
+root = "DIR/root"
+state = "DIR/state"
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = "native"
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = "IMAGE"
+[plugins.'io.containerd.cri.v1.runtime']
+  restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+  bin_dirs = ["DIR/cni"]
+  conf_dir = "DIR/cni"
+[plugins.'io.containerd.cri.v1.runtime'.containerd]
+  default_runtime_name = "dhow"
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.dhow]
+  runtime_type = "io.containerd.dhow.v2"
+  sandboxer = "SANDBOXER"
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.dhow.options]
+OPTIONS"#;
+
 /// A containerd with everything of its own.
 pub struct Engine<'s> {
     /// What it belongs to.
@@ -70,28 +112,60 @@ pub struct Engine<'s> {
     pub jail: Jail,
     /// The process, while it runs.
     pub daemon: Option<Running>,
+    /// The containerd namespace: the scene's own, or Kubernetes'.
+    pub namespace: String,
 }
 
 impl<'s> Engine<'s> {
     /// One without CRI, and the image in it.
     #[track_caller]
     pub fn new(scene: &'s Scene, which: Which) -> Self {
-        let dir = scene.dir().join("containerd");
-        fs::create_dir(&dir).unwrap();
-        let config = format!(
-            "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\naddress = \"{0}/sock\"\n[ttrpc]\naddress = \"{0}/sock.ttrpc\"\n",
-            dir.display()
-        );
-        fs::write(dir.join("config.toml"), config).unwrap();
-        let root = scene.dir().join("runtime");
-        let options = format!("BinaryName = \"{}\"\nRoot = \"{}\"\n", binary().display(), root.display());
-        fs::write(dir.join("options.toml"), options).unwrap();
-        let mut engine = Engine { scene, which, jail: Jail::new("hybrid"), daemon: None };
+        let cri = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+        let mut engine = Self::with(scene, which, scene.tag(), &format!("version = 2\n{cri}"));
         engine.begin();
         let archive = busybox_archive(scene.dir(), scene.payload_program(), IMAGE);
         engine.ctr(&["image", "import", archive.to_str().unwrap()]);
         engine
+    }
+
+    /// One with CRI, whose only handler is `dhow`. Its image waits for signals, so that it can stand in
+    /// for Kubernetes' pause.
+    #[track_caller]
+    pub fn with_cri(scene: &'s Scene, which: Which, sandboxer: &str) -> Self {
+        let dir = scene.dir().join("containerd").display().to_string();
+        let options = format!(
+            "BinaryName = \"{}\"\nRoot = \"{}\"\n",
+            binary().display(),
+            scene.dir().join("runtime").display()
+        );
+        let text = match which {
+            Which::Sid => CRI_OF_2.replace("SANDBOXER", sandboxer),
+            _ => CRI_OF_1.to_owned(),
+        };
+        let text = text.replace("DIR", &dir).replace("IMAGE", IMAGE).replace("OPTIONS", &options);
+        let mut engine = Self::with(scene, which, "k8s.io", "");
+        let config = scene.dir().join("containerd/config.toml");
+        // Tables come after what is at the top.
+        fs::write(&config, text + &fs::read_to_string(&config).unwrap()).unwrap();
+        engine.begin();
+        let archive = archive(scene.dir(), scene.payload_program(), IMAGE, &["/payload", "signal-wait"]);
+        engine.ctr(&["image", "import", archive.to_str().unwrap()]);
+        engine
+    }
+
+    #[track_caller]
+    fn with(scene: &'s Scene, which: Which, namespace: &str, top: &str) -> Self {
+        let dir = scene.dir().join("containerd");
+        fs::create_dir(&dir).unwrap();
+        let places = format!("root = \"{0}/root\"\nstate = \"{0}/state\"\n", dir.display());
+        let sockets =
+            format!("[grpc]\naddress = \"{0}/sock\"\n[ttrpc]\naddress = \"{0}/sock.ttrpc\"\n", dir.display());
+        let top = if top.is_empty() { String::new() } else { format!("{top}{places}") };
+        fs::write(dir.join("config.toml"), top + &sockets).unwrap();
+        let root = scene.dir().join("runtime");
+        let options = format!("BinaryName = \"{}\"\nRoot = \"{}\"\n", binary().display(), root.display());
+        fs::write(dir.join("options.toml"), options).unwrap();
+        Engine { scene, which, jail: Jail::new("hybrid"), daemon: None, namespace: namespace.to_owned() }
     }
 
     /// One of its programs, in its place; the shim and dhow are in its PATH.
@@ -125,7 +199,7 @@ impl<'s> Engine<'s> {
     /// ctr's first words.
     pub fn global(&self) -> Vec<String> {
         let socket = self.scene.dir().join("containerd/sock").display().to_string();
-        ["--address".into(), socket, "--namespace".into(), self.scene.tag().to_owned()].to_vec()
+        ["--address".into(), socket, "--namespace".into(), self.namespace.clone()].to_vec()
     }
 
     /// A command of ctr's.
@@ -186,7 +260,7 @@ impl<'s> Engine<'s> {
 
     /// Where its bundles are.
     pub fn bundles(&self) -> PathBuf {
-        self.scene.dir().join("containerd/state/io.containerd.runtime.v2.task").join(self.scene.tag())
+        self.scene.dir().join("containerd/state/io.containerd.runtime.v2.task").join(&self.namespace)
     }
 
     /// Everything goes: nothing may be left of any container.
@@ -197,7 +271,7 @@ impl<'s> Engine<'s> {
             fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
         };
         assert!(names(self.bundles()).is_empty(), "bundles stay: {:?}", names(self.bundles()));
-        let state = self.scene.dir().join("runtime").join(self.scene.tag());
+        let state = self.scene.dir().join("runtime").join(&self.namespace);
         assert!(names(state.clone()).is_empty(), "state stays: {:?}", names(state));
         self.end(Signal::SIGTERM);
         let scene = self.scene;

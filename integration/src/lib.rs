@@ -14,6 +14,7 @@ pub mod command;
 pub mod config;
 pub mod console;
 pub mod containerd;
+pub mod cri;
 pub mod engine;
 pub mod image;
 pub mod leaks;
