@@ -119,7 +119,7 @@ group_bench() {
 }
 group_engines() {
     install engines containerd podman buildah skopeo umoci iptables nftables iproute2 \
-        netavark aardvark-dns passt fuse-overlayfs busybox-static
+        netavark aardvark-dns passt fuse-overlayfs busybox-static criu tini
 }
 # Debian testing's containerd, 1.7, in a folder of its own beside sid.
 group_trixie() (

@@ -62,7 +62,7 @@ impl Which {
 
 /// The configuration of 1.6 and 1.7, for CRI. No score is below what a machine without
 /// CAP_SYS_RESOURCE allows.
-const CRI_OF_1: &str = r#"version = 2
+pub const CRI_OF_1: &str = r#"version = 2
 root = "DIR/root"
 state = "DIR/state"
 [plugins."io.containerd.grpc.v1.cri"]
@@ -81,7 +81,7 @@ state = "DIR/state"
 OPTIONS"#;
 
 /// That of 2.0 and newer.
-const CRI_OF_2: &str = r#"version = 3
+pub const CRI_OF_2: &str = r#"version = 3
 root = "DIR/root"
 state = "DIR/state"
 [plugins.'io.containerd.cri.v1.images']

@@ -1,7 +1,8 @@
 //! Kubernetes' way: pods and containers by CRI, of containerds whose runtime handler is dhow's shim.
 //! The numbers are the fields' numbers in `k8s.io/cri-api`, `runtime/v1/api.proto`.
 
-use dhow_integration::containerd::{Engine, IMAGE, Which, can_be_tried};
+use dhow_integration::command::workspace;
+use dhow_integration::containerd::{CRI_OF_1, CRI_OF_2, Engine, IMAGE, Which, can_be_tried};
 use dhow_integration::cri::{self, Client};
 use dhow_integration::{Scene, eventually, machine, skip_unless};
 use dhow_shim_common::wire::{Message, Writer};
@@ -259,4 +260,18 @@ fn pod_when_ready(pods: &Pods<'_>) -> Pod {
     };
     eventually("the network is ready", is_ready);
     pods.pod("alone", POD)
+}
+
+/// The tables of docs/kubernetes.md are those that these tests have tried.
+#[test]
+fn the_page_says_what_is_tried() {
+    let page = fs::read_to_string(workspace().join("docs/kubernetes.md")).unwrap();
+    let blocks: Vec<&str> =
+        page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    for (block, tried) in blocks.iter().zip([CRI_OF_2, CRI_OF_1]) {
+        assert!(block.lines().count() >= 3, "{block}");
+        for line in block.lines() {
+            assert!(tried.lines().any(|one| one == line), "{line} is not in what is tried");
+        }
+    }
 }

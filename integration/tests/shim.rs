@@ -367,30 +367,53 @@ fn it_says_where_it_is_in_every_form() {
     assert!(info.stdout.contains("io.containerd.dhow.v2") && info.stdout.contains("ociVersionMin"), "{info}");
 }
 
-/// The features that `integration/engines/docker.sh` has found wanting.
-fn docker_lacks(which: &str, mode: &str) -> Vec<String> {
-    let script = workspace().join("integration/engines/docker.sh");
-    let said = Runner::new(script).args([which, mode]).limit(Duration::from_secs(120)).run();
-    assert!(said.stdout.matches("\nok ").count() > 40, "{said}");
-    let failed = said.stdout.lines().filter_map(|line| line.strip_prefix("FAIL "));
-    failed.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+/// What a script in `integration/engines` has found wanting; it must have tried so many features.
+#[track_caller]
+fn lacks(words: &[&str], least: usize) -> String {
+    let _company = QUIET.read();
+    let script = workspace().join("integration/engines").join(words[0]);
+    let said = Runner::new(script).args(&words[1..]).limit(Duration::from_secs(300)).run();
+    let count = |word: &str| said.stdout.lines().filter(|line| line.starts_with(word)).count();
+    assert!(count("ok ") >= least, "{said}");
+    let failed: Vec<_> = said.stdout.lines().filter(|line| line.starts_with("FAIL ")).collect();
+    failed.join("\n")
+}
+
+#[test]
+fn every_containerd_has_its_features_by_path_and_by_shim() {
+    needs!();
+    for (which, name) in [(Which::Installed, "stable"), (Which::Trixie, "trixie"), (Which::Sid, "sid")] {
+        for mode in ["shim", "path"] {
+            if which.is_there() {
+                assert_eq!(lacks(&["containerd.sh", name, mode], 30), "", "{name} {mode}");
+            }
+        }
+    }
 }
 
 #[test]
 fn docker_runs_on_dhow_by_path_and_by_shim() {
     needs!();
-    let _company = QUIET.read();
     let sid = Which::Sid.folder();
     skip_unless!(sid.join("usr/sbin/dockerd").exists(), "no dockerd in the sid folder (peers.sh docker)");
-    assert_eq!(docker_lacks("sid", "path"), Vec::<String>::new());
-    assert_eq!(docker_lacks("sid", "shim"), Vec::<String>::new());
-    if sid.join("../docker-stable/usr/sbin/dockerd").exists() {
-        // 20.10 does not take "is a directory" for exit code 126, and wants every capability for
-        // --privileged, whether the machine has it or not.
-        let may = ["notexec", "privileged"];
-        let lacks = docker_lacks("stable", "path");
-        assert!(lacks.iter().all(|name| may.contains(&name.as_str())), "{lacks:?}");
-    }
+    assert_eq!(lacks(&["docker.sh", "sid", "path"], 70), "");
+    assert_eq!(lacks(&["docker.sh", "sid", "shim"], 70), "");
+}
+
+#[test]
+fn an_older_docker_runs_on_dhow() {
+    needs!();
+    let there = Which::Sid.folder().join("../docker-stable/usr/sbin/dockerd").exists();
+    skip_unless!(there && machine::has_program("iptables"), "no dockerd (peers.sh docker), or no iptables");
+    assert_eq!(lacks(&["docker.sh", "stable", "path"], 60), "");
+}
+
+#[test]
+fn podman_and_buildah_of_sid_run_on_dhow() {
+    needs!();
+    let there = Which::Sid.folder().join("usr/bin/podman").exists();
+    skip_unless!(there, "no podman in the sid folder (peers.sh engines)");
+    assert_eq!(lacks(&["podman.sh"], 70), "");
 }
 
 /// Fifty containers, by turns with containerd's own shim and runc.
