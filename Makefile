@@ -15,7 +15,7 @@ STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
 # A heading between the steps of a long target.
 say = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help build test test-crash test-long fuzz test-vm test-images lint deny unit integration demo bench order bench-images peers conformance validation install dist deb dist-check clean test-needs
+.PHONY: help build test test-crash test-long fuzz test-vm test-images lint deny unit integration demo bench order bench-images peers engines conformance validation install dist deb dist-check clean test-needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
@@ -105,6 +105,12 @@ test-vm: ## cgroup v2 with every controller, and systemd, in an emulated machine
 test-images: build ## a real image against umoci, skopeo and erofs-utils (some minutes, downloads packages)
 	@.ci/need debootstrap:debootstrap zstd:zstd
 	integration/test-images.sh
+
+engines: build ## Docker, Podman, Buildah and containerd on dhow, and the table in docs/engines.md (minutes; downloads packages)
+	@.ci/need debootstrap:debootstrap containerd:containerd iptables:iptables busybox:busybox-static
+	integration/peers.sh engines
+	integration/peers.sh docker
+	integration/engines.sh --write
 
 conformance: build ## runc's own test suite against dhow (some minutes); FILES="exec.bats" for some
 	@.ci/need debootstrap:debootstrap

@@ -45,6 +45,10 @@ fn a_container_goes_into_an_image_and_comes_back() {
     let words = ["checkpoint", "--image-path", image.to_str().unwrap()];
     scene.dhow(words).args(["--leave-running", c.id()]).run().ok();
     assert_eq!(c.status(), "running");
+    // Engines pause what they checkpoint.
+    scene.dhow(["pause", c.id()]).run().ok();
+    scene.dhow(words).args(["--leave-running", c.id()]).run().ok();
+    assert_eq!(c.status(), "paused");
     scene.dhow(words).args([c.id()]).run().ok();
     scene.dhow(["state", c.id()]).run().fails(&["does not exist"]);
     let before = count().unwrap();

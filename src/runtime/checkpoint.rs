@@ -11,7 +11,7 @@ use crate::rootfs::Plan as RootfsPlan;
 use crate::rootfs::plan::{Source, Step};
 use crate::spec::annotations::CRIU_CONFIG;
 use crate::spec::{self, Linux, NamespaceKind, Spec};
-use crate::state::Operation;
+use crate::state::{Operation, Status};
 use crate::sys::path::{Root, file_type, stat};
 use nix::unistd::Pid;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -119,7 +119,10 @@ pub(super) fn common(options: &CheckpointOptions, place: &Place, spec: &Spec) ->
 pub fn checkpoint(context: &Context, id: &str, options: &CheckpointOptions) -> Result<()> {
     let parent = options.parent.as_deref().map(|parent| check_parent(parent, &options.image)).transpose()?;
     let (locked, container) = Container::lock(context, id)?;
-    container.allow(Operation::Pause)?;
+    // criu takes them frozen or not, and leaves them as it has found them: containerd and Docker pause first.
+    if container.status != Status::Paused {
+        container.allow(Operation::Pause)?;
+    }
     let config: Spec = spec::load::parse(&context.store.read_file(id, CONFIG)?, Path::new(CONFIG))?;
     let plan = RootfsPlan::new(&config, &container.record.bundle)?;
     let pid = container.pid();
@@ -184,10 +187,12 @@ fn check_parent(parent: &Path, image: &Path) -> Result<PathBuf> {
     Ok(parent.to_owned())
 }
 
-/// The freezer of cgroup v1, by which criu stops all processes at once.
+/// The cgroup by which criu stops all processes at once, and lets them go on when they were frozen
+/// before: that of v1's freezer, or where there is none, of v2.
 fn freezer(cgroup: &Manager) -> Option<String> {
     let mounts = cgroup.mounts();
-    let freezer = mounts.iter().find(|mount| mount.hierarchy.split(',').any(|name| name == "freezer"))?;
+    let find = |name: &str| mounts.iter().find(|mount| mount.hierarchy.split(',').any(|one| one == name));
+    let freezer = find("freezer").or_else(|| find(""))?;
     Some(format!("{}{}", freezer.at, freezer.path))
 }
 
