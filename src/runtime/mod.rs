@@ -16,6 +16,7 @@ mod features;
 mod filter;
 mod foreground;
 mod from_image;
+mod inside;
 mod inspect;
 mod kill;
 mod list;
