@@ -1,8 +1,9 @@
 //! `checkpoint` and `restore`: a container's processes as files, by CRIU.
 
 use super::container::{Container, Context};
-use super::create::{CONFIG, Planned};
+use super::create::CONFIG;
 use super::delete::remove;
+use super::planned::Planned;
 use crate::cgroups::{CgroupMount, Manager};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::process::criu::{Criu, Fields, Kind, Second};
@@ -74,9 +75,10 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn open(options: &CheckpointOptions, log: &str, make: bool) -> Result<Place> {
+    /// Opens them; that of the image must be there already unless it `is_new`.
+    pub(super) fn open(options: &CheckpointOptions, log: &str, is_new: bool) -> Result<Place> {
         let open = |path: &Path| {
-            if make {
+            if is_new || options.work.as_deref() == Some(path) {
                 let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
                 made.doing_on("make the directory for the image", || path.display().to_string())?;
             }
