@@ -4,7 +4,7 @@
 //! it did: [`Planned`] has touched nothing, [`Recorded`] has a record and a lock, [`Spawned`] has
 //! a cgroup and a process, [`Created`] is done.
 
-use super::cni::Network;
+use super::cni::{self, Network};
 use super::container::{self, Container, Context};
 use super::handover::{
     connect_console_socket, connect_pidfd_socket, send_console, send_pidfd, write_pid_file,
@@ -234,7 +234,7 @@ fn reclaim(context: &Context, id: &str) -> Result<(Locked, Box<Record>)> {
     undo::cgroup(&record)?;
     undo::take_back_life(&record)?;
     locked.remove_file(START_SOCKET)?;
-    record.undo.retain(|undo| matches!(undo, Undo::Directory(_)));
+    cni::outlives(&mut record)?;
     record.phase = Phase::Started;
     Ok((locked, Box::new(record)))
 }
@@ -283,6 +283,7 @@ impl Recorded {
             joins,
             rootfs: &planned.rootfs,
             needs_trees: trees::are_needed(planned),
+            joins_network: request.network.is_some(),
             cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
             capabilities: planned.capabilities,
             pivot: if planned.spec().linux.has(NamespaceKind::Mount) { request.pivot } else { Pivot::Chroot },
@@ -356,7 +357,7 @@ impl Spawned {
         recorded.locked()?.write(&recorded.record)
     }
 
-    /// Puts the container into its network, before the init looks at it.
+    /// Puts the container into its network, whose namespace the init has made.
     fn connect(&mut self, request: &Request) -> Result<()> {
         let (Some(network), Some(recorded), Some(child)) =
             (&request.network, &mut self.recorded, &self.child)
@@ -400,8 +401,7 @@ impl Spawned {
             namespaces::write_maps(child.pid, &Maps::of(&planned.spec().linux))?;
         }
         self.adopt(planned)?;
-        self.connect(request)?;
-        let (recorded, child, channel) = self.parts()?;
+        let (recorded, _, channel) = self.parts()?;
         let owner = planned.cgroup_owner();
         if let Some(owner) = owner {
             recorded.cgroup.hand_to(owner)?;
@@ -413,6 +413,7 @@ impl Spawned {
         let mut console = None;
         timing::step("wait for the init");
         loop {
+            let (recorded, child, channel) = self.parts()?;
             match channel.expect()? {
                 Message::HooksPlease => {
                     timing::step("run the runtime's hooks");
@@ -428,7 +429,8 @@ impl Spawned {
                 }
                 Message::DevicesPlease => {
                     namespaces::move_devices(child.pid, &planned.spec().linux.net_devices)?;
-                    channel.send(&Message::DevicesDone)?;
+                    self.connect(request)?;
+                    self.parts()?.2.send(&Message::DevicesDone)?;
                 }
                 Message::TreesPlease => trees::send(planned, child.pidfd.as_fd(), channel)?,
                 Message::OwnersPlease(step, tree) => {

@@ -17,6 +17,7 @@ mod filter;
 mod foreground;
 mod from_image;
 mod handover;
+mod inside;
 mod inspect;
 mod kill;
 mod list;
