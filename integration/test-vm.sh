@@ -32,7 +32,7 @@ strip -o "$tree/target/$target/debug/payload" "target/$target/debug/payload"
 cp -r bin docs README.md man "$tree/"
 tar -C "$work/tree" -cf "$work/tree.tar" .
 # /tmp is a disk there: tmpfs has neither idmapped mounts nor the users' own attributes before 6.6.
-truncate -s 3G "$work/disk" && mkfs.ext4 -q -O ^has_journal "$work/disk" && gzip -1 "$work/disk"
+truncate -s 1G "$work/disk" && mkfs.ext4 -q -O ^has_journal "$work/disk" && gzip -1 "$work/disk"
 cat >"$work/guest" <<GUEST
 export RUST_BACKTRACE=0
 status=0
