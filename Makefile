@@ -15,7 +15,7 @@ STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
 # A heading between the steps of a long target.
 say = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help build test test-crash test-long fuzz test-vm test-images lint deny unit integration demo bench bench-images peers conformance validation install dist deb dist-check clean test-needs
+.PHONY: help build test test-crash test-long fuzz test-vm test-images lint deny unit integration demo bench order bench-images peers engines conformance validation install dist deb dist-check clean test-needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
@@ -107,6 +107,12 @@ test-images: build ## a real image against umoci, skopeo and erofs-utils (some m
 	@.ci/need debootstrap:debootstrap zstd:zstd
 	integration/test-images.sh
 
+engines: build ## Docker, Podman, Buildah and containerd on dhow, and the table in docs/engines.md (minutes; downloads packages)
+	@.ci/need debootstrap:debootstrap containerd:containerd iptables:iptables busybox:busybox-static
+	integration/peers.sh engines
+	integration/peers.sh docker
+	integration/engines.sh --write
+
 conformance: build ## runc's own test suite against dhow (some minutes); FILES="exec.bats" for some
 	@.ci/need debootstrap:debootstrap
 	integration/conformance.sh $(FILES)
@@ -124,6 +130,10 @@ bench: build ## dhow against crun, runc and the kernel's floor; BENCH="--quick" 
 	integration/peers.sh bench
 	$(STATIC_CARGO) build --locked --profile ci --package dhow-bench
 	target/$(TARGET)/ci/dhow-bench $(BENCH)
+
+order: ## .ci/order.txt anew, by which the linker puts together what the common commands run (some minutes)
+	@.ci/need musl-gcc:musl-tools python3:python3 busybox:busybox-static
+	benches/order.sh
 
 bench-images: build ## images: dhow against umoci, skopeo, podman and plain tools; BENCH="--runs 3"
 	@.ci/need debootstrap:debootstrap zstd:zstd

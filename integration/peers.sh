@@ -4,8 +4,9 @@
 #
 #   peers.sh bench              crun and runc, also as $DHOW_PEERS/bin/crun and …/runc, which run
 #                               outside the folder, and a static crun built from source
-#   peers.sh engines            containerd, podman, buildah, skopeo, umoci
-#   peers.sh docker             dockerd and its client, and Debian stable's beside the folder
+#   peers.sh engines            containerd, podman, buildah, skopeo, umoci; trixie's containerd 1.7
+#                               in a folder beside
+#   peers.sh docker             dockerd, its client and buildx, and Debian stable's beside the folder
 #   peers.sh images             umoci, skopeo, podman, erofs-utils, docker-registry
 #   peers.sh conformance        what builds and runs runc's own test suite, and its source
 #   peers.sh all                bench, engines and images
@@ -18,6 +19,7 @@ set -eu
 
 PEERS=${DHOW_PEERS:-/var/tmp/dhow-peers}
 SID=$PEERS/sid
+SUITE=sid
 MIRROR=${DHOW_MIRROR:-http://deb.debian.org/debian}
 
 say() { printf '[peers] %s\n' "$*" >&2; }
@@ -39,9 +41,9 @@ apt_inside() {
 bootstrap() {
     [ -e "$SID/.dhow-base" ] && return
     command -v debootstrap >/dev/null || die "debootstrap is missing: apt-get install debootstrap"
-    say "debootstrap sid into $SID"
+    say "debootstrap $SUITE into $SID"
     rm -rf --one-file-system "$SID.new"
-    debootstrap --variant=minbase sid "$SID.new" "$MIRROR" >"$PEERS/debootstrap.log" 2>&1 ||
+    debootstrap --variant=minbase $SUITE "$SID.new" "$MIRROR" >"$PEERS/debootstrap.log" 2>&1 ||
         { tail -n 20 "$PEERS/debootstrap.log" >&2; die "debootstrap failed"; }
     # How this machine's apt reaches its mirror (a proxy, a frozen clock) holds inside too.
     cp -L /etc/resolv.conf "$SID.new/etc/resolv.conf"
@@ -117,10 +119,17 @@ group_bench() {
 }
 group_engines() {
     install engines containerd podman buildah skopeo umoci iptables nftables iproute2 \
-        netavark aardvark-dns passt fuse-overlayfs busybox-static
+        netavark aardvark-dns passt fuse-overlayfs busybox-static criu tini
 }
+# Debian testing's containerd, 1.7, in a folder of its own beside sid.
+group_trixie() (
+    SUITE=trixie SID=$PEERS/trixie
+    bootstrap
+    install containerd containerd
+)
 group_docker() {
     install docker docker.io docker-cli
+    install buildx docker-buildx
     # Debian stable's, unpacked beside the folder: installed it would start a service.
     [ -e "$PEERS/docker-stable/usr/sbin/dockerd" ] && return
     mkdir -p "$PEERS/docker-stable"
@@ -156,11 +165,11 @@ locked() {
 
 case ${1-} in
 bench) locked group_bench ;;
-engines) locked group_engines ;;
+engines) locked group_engines group_trixie ;;
 docker) locked group_docker ;;
 images) locked group_images ;;
 conformance) locked group_conformance ;;
-all) locked group_bench group_engines group_images ;;
+all) locked group_bench group_engines group_trixie group_images ;;
 path) printf '%s\n' "$SID" ;;
 run)
     shift
@@ -168,7 +177,7 @@ run)
     inside "$@"
     ;;
 *)
-    sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

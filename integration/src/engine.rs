@@ -50,9 +50,16 @@ fn tool(dir: &Path, program: &str, args: &[&str]) -> String {
     Runner::new(program).args(args).cwd(dir).run().ok().stdout
 }
 
-/// Makes a docker-archive of an image that holds busybox and the payload; answers its path.
+/// Makes a docker-archive of an image that holds busybox and the payload, and runs a shell; answers its
+/// path.
 #[track_caller]
 pub fn busybox_archive(dir: &Path, payload: &Path, name: &str) -> PathBuf {
+    archive(dir, payload, name, &["/bin/sh"])
+}
+
+/// Makes one that runs something else.
+#[track_caller]
+pub fn archive(dir: &Path, payload: &Path, name: &str, command: &[&str]) -> PathBuf {
     let rootfs = dir.join("image-rootfs");
     let bin = rootfs.join("bin");
     fs::create_dir_all(&bin).unwrap();
@@ -79,7 +86,7 @@ pub fn busybox_archive(dir: &Path, payload: &Path, name: &str) -> PathBuf {
     let config = serde_json::json!({
         "architecture": architecture,
         "os": "linux",
-        "config": { "Env": ["PATH=/bin"], "Cmd": ["/bin/sh"] },
+        "config": { "Env": ["PATH=/bin"], "Cmd": command },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", digest("layer.tar"))] },
         "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "dhow-integration" }],
     });

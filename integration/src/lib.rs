@@ -13,12 +13,15 @@ pub mod cgroup;
 pub mod command;
 pub mod config;
 pub mod console;
+pub mod containerd;
+pub mod cri;
 pub mod engine;
 pub mod image;
 pub mod leaks;
 pub mod machine;
 pub mod scene;
 pub mod trace;
+pub mod ttrpc;
 pub mod wait;
 
 pub use command::{Outcome, Runner, is_dhow};

@@ -1,9 +1,9 @@
 //! `containerd-shim-dhow-v2` under real containerds: Debian stable's, which is installed, and the
 //! newer one of the sid folder (integration/peers.sh engines). What is not there is skipped by name.
 
-use dhow_integration::command::{Running, binary, workspace};
-use dhow_integration::engine::{Jail, busybox_archive};
-use dhow_integration::{Outcome, Runner, Scene, cgroup, eventually, machine, skip_unless};
+use dhow_integration::command::workspace;
+use dhow_integration::containerd::{Engine, IMAGE, SHIM, Which, can_be_tried};
+use dhow_integration::{Runner, Scene, eventually, machine, skip_unless};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -12,191 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const IMAGE: &str = "localhost/dhow-test:latest";
-const SHIM: &str = "containerd-shim-dhow-v2";
 const SOCKETS: &str = "/run/dhow-shim";
-
-/// Which containerd is driven.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
-    Installed,
-    Sid,
-}
-
-impl Which {
-    fn folder() -> PathBuf {
-        let peers = std::env::var_os("DHOW_PEERS").unwrap_or("/var/tmp/dhow-peers".into());
-        PathBuf::from(peers).join("sid")
-    }
-
-    /// The words that start one of its programs. Sid's runs with the folder's own loader.
-    fn words(self, program: &str) -> Vec<String> {
-        let sid = Self::folder();
-        let text = |path: &str| sid.join(path).display().to_string();
-        match self {
-            Which::Installed => vec![program.to_owned()],
-            Which::Sid => vec![
-                text("lib64/ld-linux-x86-64.so.2"),
-                "--library-path".into(),
-                text("usr/lib/x86_64-linux-gnu"),
-                text(&format!("usr/bin/{program}")),
-            ],
-        }
-    }
-
-    fn is_there(self) -> bool {
-        match self {
-            Which::Installed => machine::has_program("containerd"),
-            Which::Sid => Self::folder().join("usr/bin/containerd").exists(),
-        }
-    }
-}
-
-/// A containerd with everything of its own.
-struct Engine<'s> {
-    scene: &'s Scene,
-    which: Which,
-    jail: Jail,
-    daemon: Option<Running>,
-}
-
-impl<'s> Engine<'s> {
-    #[track_caller]
-    fn new(scene: &'s Scene, which: Which) -> Self {
-        let dir = scene.dir().join("containerd");
-        fs::create_dir(&dir).unwrap();
-        let config = format!(
-            "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\naddress = \"{0}/sock\"\n[ttrpc]\naddress = \"{0}/sock.ttrpc\"\n",
-            dir.display()
-        );
-        fs::write(dir.join("config.toml"), config).unwrap();
-        let root = scene.dir().join("runtime");
-        let options = format!("BinaryName = \"{}\"\nRoot = \"{}\"\n", binary().display(), root.display());
-        fs::write(dir.join("options.toml"), options).unwrap();
-        let mut engine = Engine { scene, which, jail: Jail::new("hybrid"), daemon: None };
-        engine.begin();
-        let archive = busybox_archive(scene.dir(), scene.payload_program(), IMAGE);
-        engine.ctr(&["image", "import", archive.to_str().unwrap()]);
-        engine
-    }
-
-    fn program(&self, name: &str) -> Runner {
-        let words = self.which.words(name);
-        let path =
-            format!("{}:{}", workspace().join("bin").display(), std::env::var("PATH").unwrap_or_default());
-        self.jail.run(&words[0]).args(&words[1..]).env("PATH", &path)
-    }
-
-    fn begin(&mut self) {
-        let config = self.scene.dir().join("containerd/config.toml");
-        // As under systemd, with Type=notify: the socket is containerd's, and no container's.
-        let notify = self.scene.dir().join("notify");
-        let containerd = self.program("containerd").env("NOTIFY_SOCKET", notify.to_str().unwrap());
-        self.daemon = Some(containerd.args(["--config", config.to_str().unwrap()]).spawn());
-        eventually("containerd answers", || self.try_ctr(&["version"]).code == 0);
-    }
-
-    fn end(&mut self, signal: Signal) {
-        let Some(daemon) = self.daemon.take() else { return };
-        let _ = kill(Pid::from_raw(daemon.pid()), signal);
-        if std::thread::panicking() {
-            eprintln!("containerd said: {}", daemon.stderr());
-        }
-        daemon.wait();
-    }
-
-    fn global(&self) -> Vec<String> {
-        let socket = self.scene.dir().join("containerd/sock").display().to_string();
-        ["--address".into(), socket, "--namespace".into(), self.scene.tag().to_owned()].to_vec()
-    }
-
-    fn command(&self, words: &[&str]) -> Runner {
-        self.program("ctr").args(self.global()).args(words)
-    }
-
-    fn try_ctr(&self, words: &[&str]) -> Outcome {
-        self.command(words).run()
-    }
-
-    #[track_caller]
-    fn ctr(&self, words: &[&str]) -> Outcome {
-        self.try_ctr(words).ok()
-    }
-
-    /// The words of `ctr run` up to the options.
-    fn running(&self) -> Vec<String> {
-        let options = self.scene.dir().join("containerd/options.toml").display().to_string();
-        let words = ["run", "--runtime", "io.containerd.dhow.v2", "--snapshotter", "native"];
-        let words = words.map(str::to_owned).into_iter();
-        words.chain(["--runtime-config-path".to_owned(), options]).collect()
-    }
-
-    fn run(&self, options: &[&str], id: &str, command: &[&str]) -> Outcome {
-        self.to_run(options, id, command).run()
-    }
-
-    fn to_run(&self, options: &[&str], id: &str, command: &[&str]) -> Runner {
-        self.command(&[]).args(self.running()).args(options).args([IMAGE, id]).args(command)
-    }
-
-    /// The shims of this containerd, by pid.
-    fn shims(&self) -> Vec<i32> {
-        self.processes(SHIM)
-    }
-
-    /// The commands of the runtime that are at work.
-    fn commands(&self) -> Vec<i32> {
-        self.processes(binary().to_str().unwrap())
-    }
-
-    fn processes(&self, program: &str) -> Vec<i32> {
-        let tag = self.scene.tag();
-        let is_it = |pid: &i32| {
-            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words = String::from_utf8_lossy(&words).into_owned();
-            words.split('\0').next().is_some_and(|first| first.contains(program)) && words.contains(tag)
-        };
-        let all = fs::read_dir("/proc").unwrap().flatten();
-        all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_it).collect()
-    }
-
-    fn bundles(&self) -> PathBuf {
-        self.scene.dir().join("containerd/state/io.containerd.runtime.v2.task").join(self.scene.tag())
-    }
-
-    /// Everything goes: nothing may be left of any container.
-    #[track_caller]
-    fn finish(mut self) {
-        eventually("no shim is left", || self.shims().is_empty());
-        let names = |dir: PathBuf| -> Vec<_> {
-            fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
-        };
-        assert!(names(self.bundles()).is_empty(), "bundles stay: {:?}", names(self.bundles()));
-        let state = self.scene.dir().join("runtime").join(self.scene.tag());
-        assert!(names(state.clone()).is_empty(), "state stays: {:?}", names(state));
-        self.end(Signal::SIGTERM);
-        let scene = self.scene;
-        drop(self);
-        for dir in cgroup::named_after(scene.tag()) {
-            let gone =
-                dhow_integration::holds_within(Duration::from_secs(3), || fs::remove_dir(&dir).is_ok());
-            assert!(gone || !dir.exists(), "{} is not empty", dir.display());
-        }
-        scene.is_clean();
-    }
-}
-
-impl Drop for Engine<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for shim in self.shims() {
-                let _ = kill(Pid::from_raw(shim), Signal::SIGKILL);
-            }
-        }
-        self.end(Signal::SIGTERM);
-    }
-}
 
 /// What is measured runs alone; everything else side by side.
 static QUIET: std::sync::RwLock<()> = std::sync::RwLock::new(());
@@ -204,23 +20,14 @@ static QUIET: std::sync::RwLock<()> = std::sync::RwLock::new(());
 /// Tries something with every containerd that is there.
 fn with_each(story: impl Fn(Engine<'_>)) {
     let _company = QUIET.read();
-    for which in [Which::Installed, Which::Sid] {
+    for which in Which::ALL {
         if which.is_there() {
             let scene = Scene::new();
             story(Engine::new(&scene, which));
-        } else if which == Which::Sid {
-            eprintln!("no containerd in the sid folder (integration/peers.sh engines)");
+        } else {
+            eprintln!("no containerd in {} (integration/peers.sh engines)", which.folder().display());
         }
     }
-}
-
-/// The shim belongs to dhow, and these tests to the machine's own cgroup layout.
-fn can_be_tried() -> bool {
-    let is_here = workspace().join("bin").join(SHIM).exists();
-    dhow_integration::is_dhow()
-        && machine::has_program("containerd")
-        && is_here
-        && std::env::var_os("DHOW_LAYOUT").is_none()
 }
 
 macro_rules! needs {
@@ -560,30 +367,53 @@ fn it_says_where_it_is_in_every_form() {
     assert!(info.stdout.contains("io.containerd.dhow.v2") && info.stdout.contains("ociVersionMin"), "{info}");
 }
 
-/// The features that `integration/engines/docker.sh` has found wanting.
-fn docker_lacks(which: &str, mode: &str) -> Vec<String> {
-    let script = workspace().join("integration/engines/docker.sh");
-    let said = Runner::new(script).args([which, mode]).limit(Duration::from_secs(120)).run();
-    assert!(said.stdout.matches("\nok ").count() > 40, "{said}");
-    let failed = said.stdout.lines().filter_map(|line| line.strip_prefix("FAIL "));
-    failed.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+/// What a script in `integration/engines` has found wanting; it must have tried so many features.
+#[track_caller]
+fn lacks(words: &[&str], least: usize) -> String {
+    let _company = QUIET.read();
+    let script = workspace().join("integration/engines").join(words[0]);
+    let said = Runner::new(script).args(&words[1..]).limit(Duration::from_secs(300)).run();
+    let count = |word: &str| said.stdout.lines().filter(|line| line.starts_with(word)).count();
+    assert!(count("ok ") >= least, "{said}");
+    let failed: Vec<_> = said.stdout.lines().filter(|line| line.starts_with("FAIL ")).collect();
+    failed.join("\n")
+}
+
+#[test]
+fn every_containerd_has_its_features_by_path_and_by_shim() {
+    needs!();
+    for (which, name) in [(Which::Installed, "stable"), (Which::Trixie, "trixie"), (Which::Sid, "sid")] {
+        for mode in ["shim", "path"] {
+            if which.is_there() {
+                assert_eq!(lacks(&["containerd.sh", name, mode], 30), "", "{name} {mode}");
+            }
+        }
+    }
 }
 
 #[test]
 fn docker_runs_on_dhow_by_path_and_by_shim() {
     needs!();
-    let _company = QUIET.read();
-    let sid = Which::folder();
+    let sid = Which::Sid.folder();
     skip_unless!(sid.join("usr/sbin/dockerd").exists(), "no dockerd in the sid folder (peers.sh docker)");
-    assert_eq!(docker_lacks("sid", "path"), Vec::<String>::new());
-    assert_eq!(docker_lacks("sid", "shim"), Vec::<String>::new());
-    if sid.join("../docker-stable/usr/sbin/dockerd").exists() {
-        // 20.10 does not take "is a directory" for exit code 126, and wants every capability for
-        // --privileged, whether the machine has it or not.
-        let may = ["notexec", "privileged"];
-        let lacks = docker_lacks("stable", "path");
-        assert!(lacks.iter().all(|name| may.contains(&name.as_str())), "{lacks:?}");
-    }
+    assert_eq!(lacks(&["docker.sh", "sid", "path"], 70), "");
+    assert_eq!(lacks(&["docker.sh", "sid", "shim"], 70), "");
+}
+
+#[test]
+fn an_older_docker_runs_on_dhow() {
+    needs!();
+    let there = Which::Sid.folder().join("../docker-stable/usr/sbin/dockerd").exists();
+    skip_unless!(there && machine::has_program("iptables"), "no dockerd (peers.sh docker), or no iptables");
+    assert_eq!(lacks(&["docker.sh", "stable", "path"], 60), "");
+}
+
+#[test]
+fn podman_and_buildah_of_sid_run_on_dhow() {
+    needs!();
+    let there = Which::Sid.folder().join("usr/bin/podman").exists();
+    skip_unless!(there, "no podman in the sid folder (peers.sh engines)");
+    assert_eq!(lacks(&["podman.sh"], 70), "");
 }
 
 /// Fifty containers, by turns with containerd's own shim and runc.

@@ -191,11 +191,13 @@ pub(super) fn is_json(args: &Args) -> Result<bool> {
     }
 }
 
+/// The platform that is asked for.
+pub(super) fn platform(args: &Args) -> Result<Option<Platform>> {
+    let parsed = |text| Platform::parse(text).ok_or_else(|| unknown("--platform", text));
+    args.value("platform").map(parsed).transpose()
+}
+
 fn import_image(context: &Context, args: &Args) -> Result<i32> {
-    let platform = match args.value("platform") {
-        None => Platform::host(),
-        Some(text) => Platform::parse(text).ok_or_else(|| unknown("--platform", text))?,
-    };
     let defaults = Limits::default();
     let limits = Limits {
         layer: super::number(args, "max-layer-size")?.unwrap_or(defaults.layer),
@@ -207,7 +209,7 @@ fn import_image(context: &Context, args: &Args) -> Result<i32> {
     let request = ImportRequest {
         from: PathBuf::from(from),
         name: args.value("name").map(Reference::parse).transpose()?,
-        platform,
+        platform: platform(args)?.unwrap_or_else(Platform::host),
         limits,
         backing: backing(args)?,
         progress: Arc::default(),

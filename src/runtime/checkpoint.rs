@@ -1,8 +1,9 @@
 //! `checkpoint` and `restore`: a container's processes as files, by CRIU.
 
 use super::container::{Container, Context};
-use super::create::{CONFIG, Planned};
+use super::create::CONFIG;
 use super::delete::remove;
+use super::planned::Planned;
 use crate::cgroups::{CgroupMount, Manager};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::process::criu::{Criu, Fields, Kind, Second};
@@ -10,7 +11,7 @@ use crate::rootfs::Plan as RootfsPlan;
 use crate::rootfs::plan::{Source, Step};
 use crate::spec::annotations::CRIU_CONFIG;
 use crate::spec::{self, Linux, NamespaceKind, Spec};
-use crate::state::Operation;
+use crate::state::{Operation, Status};
 use crate::sys::path::{Root, file_type, stat};
 use nix::unistd::Pid;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -72,9 +73,10 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn open(options: &CheckpointOptions, log: &str, make: bool) -> Result<Place> {
+    /// Opens them; that of the image must be there already unless it `is_new`.
+    pub(super) fn open(options: &CheckpointOptions, log: &str, is_new: bool) -> Result<Place> {
         let open = |path: &Path| {
-            if make {
+            if is_new || options.work.as_deref() == Some(path) {
                 let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
                 made.doing_on("make the directory for the image", || path.display().to_string())?;
             }
@@ -117,7 +119,10 @@ pub(super) fn common(options: &CheckpointOptions, place: &Place, spec: &Spec) ->
 pub fn checkpoint(context: &Context, id: &str, options: &CheckpointOptions) -> Result<()> {
     let parent = options.parent.as_deref().map(|parent| check_parent(parent, &options.image)).transpose()?;
     let (locked, container) = Container::lock(context, id)?;
-    container.allow(Operation::Pause)?;
+    // criu takes them frozen or not, and leaves them as it has found them: containerd and Docker pause first.
+    if container.status != Status::Paused {
+        container.allow(Operation::Pause)?;
+    }
     let config: Spec = spec::load::parse(&context.store.read_file(id, CONFIG)?, Path::new(CONFIG))?;
     let plan = RootfsPlan::new(&config, &container.record.bundle)?;
     let pid = container.pid();
@@ -182,10 +187,12 @@ fn check_parent(parent: &Path, image: &Path) -> Result<PathBuf> {
     Ok(parent.to_owned())
 }
 
-/// The freezer of cgroup v1, by which criu stops all processes at once.
+/// The cgroup by which criu stops all processes at once, and lets them go on when they were frozen
+/// before: that of v1's freezer, or where there is none, of v2.
 fn freezer(cgroup: &Manager) -> Option<String> {
     let mounts = cgroup.mounts();
-    let freezer = mounts.iter().find(|mount| mount.hierarchy.split(',').any(|name| name == "freezer"))?;
+    let find = |name: &str| mounts.iter().find(|mount| mount.hierarchy.split(',').any(|one| one == name));
+    let freezer = find("freezer").or_else(|| find(""))?;
     Some(format!("{}{}", freezer.at, freezer.path))
 }
 

@@ -1,11 +1,12 @@
 //! `exec`: another process in a container that runs.
 
 use super::container::{Container, Context, let_proceed};
-use super::create::{
-    CONFIG, connect_console_socket, connect_pidfd_socket, send_console, send_pidfd, write_pid_file,
-};
+use super::create::CONFIG;
 use super::filter;
 use super::foreground::{Signals, size_as_caller, stay};
+use super::handover::{
+    connect_console_socket, connect_pidfd_socket, send_console, send_pidfd, write_pid_file,
+};
 use crate::cgroups::Placement;
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -162,7 +163,7 @@ fn placement(container: &Container, request: &ExecRequest) -> Result<Placement> 
     let found = container.cgroup()?.placement_for_exec(&request.cgroups, init.map(|init| init.pid));
     found.map_err(|error| match init {
         Some(init) if init.is_alive().unwrap_or(true) => error,
-        _ => Error::new(Class::WrongState, "container not running").on(container.record.id.clone()),
+        _ => not_running(container),
     })
 }
 
@@ -238,14 +239,16 @@ fn console(process: &Process, request: &ExecRequest) -> Result<Option<OwnedFd>> 
 
 /// A pidfd of the init, that is, of the process that the record means.
 fn open_init(container: &Container) -> Result<OwnedFd> {
-    let not_running =
-        || Error::new(Class::WrongState, "container not running").on(container.record.id.clone());
-    let init = container.record.init.ok_or_else(not_running)?;
+    let init = container.record.init.ok_or_else(|| not_running(container))?;
     let process = pidfd::open(Pid::from_raw(init.pid)).map_err(|errno| match errno {
-        Errno::ESRCH => not_running(),
+        Errno::ESRCH => not_running(container),
         _ => Error::system("open the container's init", errno),
     })?;
-    if init.is_alive()? { Ok(process) } else { Err(not_running()) }
+    if init.is_alive()? { Ok(process) } else { Err(not_running(container)) }
+}
+
+fn not_running(container: &Container) -> Error {
+    Error::new(Class::WrongState, "container not running").on(container.record.id.clone())
 }
 
 /// Makes the process. Root joins the pid namespace before it forks, so that one fork is enough; a
@@ -256,9 +259,13 @@ fn enter(container: &Container, mut plan: Exec<'_>, placement: &Placement) -> Re
     let init = plan.init;
     plan.in_user_namespace = kinds.contains(&NamespaceKind::User);
     if !kinds.contains(&NamespaceKind::Mount) {
-        let pid = container.record.init.map_or(0, |init| init.pid);
+        let init = container.record.init.ok_or_else(|| not_running(container))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty());
+        let root = rustix::fs::open(format!("/proc/{}/root", init.pid), flags, Mode::empty());
+        // It was the init's only if the init is still there: the pid may be another's by now.
+        if !init.is_alive()? {
+            return Err(not_running(container));
+        }
         plan.root = Some(root.doing("open the container's root")?);
     }
     let into = placement.cgroup_fd();

@@ -7,7 +7,7 @@
 
 use super::errno;
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -215,6 +215,20 @@ fn read_link(parent: BorrowedFd<'_>, name: &OsString) -> nix::Result<PathBuf> {
 /// fstat(2)'s.
 pub fn stat(fd: BorrowedFd<'_>) -> nix::Result<Stat> {
     rustix::fs::statat(fd, c"", AtFlags::EMPTY_PATH).map_err(errno)
+}
+
+/// The number of the mount that a path leads into, statx(2) `STATX_MNT_ID`: no two that are there at
+/// a time have the same.
+///
+/// # Errors
+/// statx(2)'s; EOPNOTSUPP before Linux 5.8.
+pub fn mount_id(path: &Path) -> nix::Result<u64> {
+    let found =
+        rustix::fs::statx(rustix::fs::CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).map_err(errno)?;
+    match found.stx_mask & StatxFlags::MNT_ID.bits() {
+        0 => Err(Errno::EOPNOTSUPP),
+        _ => Ok(found.stx_mnt_id),
+    }
 }
 
 /// Whether an fd is a directory.

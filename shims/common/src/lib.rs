@@ -5,5 +5,7 @@
 
 pub mod logfile;
 pub mod sys;
+pub mod ttrpc;
+pub mod wire;
 
 pub use logfile::{Format, LogFile};

@@ -331,3 +331,74 @@ pub fn poll<const N: usize>(fds: [RawFd; N], timeout: i32) -> [bool; N] {
     let ready = unsafe { libc::poll(set.as_mut_ptr(), N as libc::nfds_t, timeout) };
     set.map(|one| ready > 0 && one.revents != 0)
 }
+
+/// `struct loop_config` of linux/loop.h, with what is not used here left at 0.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    numbers: [u64; 5],
+    lo_number: u32,
+    encryption: [u32; 2],
+    flags: u32,
+    names: [[u8; 64]; 2],
+    key: [u8; 32],
+    rest: [u64; 2 + 8],
+}
+
+/// Makes a block device of a file (loop(4)) that goes when nobody has it open or mounted. Answers its
+/// path, and the device, which must stay open until it is mounted.
+///
+/// # Errors
+/// errno: ENOENT where there are no loop devices.
+pub fn loop_device(backing: &OwnedFd, is_read_only: bool) -> Result<(String, OwnedFd), i32> {
+    const GET_FREE: libc::c_ulong = 0x4c82;
+    const CONFIGURE: libc::c_ulong = 0x4c0a;
+    const READ_ONLY: u32 = 1;
+    const AUTOCLEAR: u32 = 4;
+    let open = |path: &str, flags: i32| {
+        let path = CString::new(path).map_err(|_| libc::EINVAL)?;
+        // SAFETY: a C string that outlives the call.
+        let fd = unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) };
+        // SAFETY: the file is new and nobody else's.
+        if fd < 0 { Err(errno()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd) }) }
+    };
+    let control = open("/dev/loop-control", libc::O_RDWR)?;
+    for _ in 0..64 {
+        // SAFETY: takes no argument.
+        let number = unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE as _) };
+        if number < 0 {
+            return Err(errno());
+        }
+        let path = format!("/dev/loop{number}");
+        let device = open(&path, if is_read_only { libc::O_RDONLY } else { libc::O_RDWR })?;
+        let config = LoopConfig {
+            fd: backing.as_raw_fd().cast_unsigned(),
+            block_size: 0,
+            numbers: [0; 5],
+            lo_number: 0,
+            encryption: [0; 2],
+            flags: AUTOCLEAR | if is_read_only { READ_ONLY } else { 0 },
+            names: [[0; 64]; 2],
+            key: [0; 32],
+            rest: [0; 10],
+        };
+        // SAFETY: reads one structure, which outlives the call and is as the kernel has it.
+        if unsafe { libc::ioctl(device.as_raw_fd(), CONFIGURE as _, &raw const config) } == 0 {
+            return Ok((path, device));
+        }
+        // Somebody else took it in between.
+        if errno() != libc::EBUSY {
+            return Err(errno());
+        }
+    }
+    Err(libc::EBUSY)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_loop_config_is_as_long_as_the_kernels() {
+        assert_eq!(size_of::<super::LoopConfig>(), 8 + 232 + 64);
+    }
+}

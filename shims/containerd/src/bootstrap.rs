@@ -3,9 +3,9 @@
 use crate::options::Options;
 use crate::runtime::{Config, Runtime};
 use crate::shim::{Home, Shim};
-use crate::wire::{Message, Writer};
 use crate::{mounts, stdio};
 use dhow_shim_common::sys;
+use dhow_shim_common::wire::{Message, Writer};
 use rustix::fs::Mode;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};

@@ -3,9 +3,9 @@
 //! One event is under way at a time: containerd handles requests at once, and two of them could
 //! overtake each other. While containerd is away they wait, for it asks its shims when it is back.
 
-use crate::ttrpc::Connection;
-use crate::wire::{Message, Writer};
 use dhow_shim_common::sys;
+use dhow_shim_common::ttrpc::Connection;
+use dhow_shim_common::wire::{Message, Writer};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::VecDeque;
 use std::os::unix::net::UnixStream;
@@ -109,7 +109,7 @@ impl Publisher {
         let Some(connection) = &mut self.connection else { return };
         let is_there = connection.fill() && connection.flush();
         let mut failed = false;
-        while let Ok(Some(frame)) = connection.next() {
+        while let Ok(Some(frame)) = connection.frame() {
             if self.under_way.is_some_and(|(stream, _)| stream == frame.stream) {
                 let status = Message::read(&frame.payload).map_or(0, |response| {
                     Message::read(response.bytes(1)).map_or(0, |status| status.number(1))

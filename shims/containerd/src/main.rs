@@ -7,6 +7,7 @@
 
 mod bootstrap;
 mod cgroup;
+mod checkpoint;
 mod events;
 mod metrics;
 mod mounts;
@@ -17,8 +18,6 @@ mod runtime;
 mod shim;
 mod stdio;
 mod task;
-mod ttrpc;
-mod wire;
 
 use bootstrap::Words;
 use dhow_shim_common::sys;

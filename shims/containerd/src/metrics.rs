@@ -2,7 +2,7 @@
 //! and `.v2`. The numbers are the fields' numbers in their `metrics.proto`.
 
 use crate::cgroup::Cgroups;
-use crate::wire::Writer;
+use dhow_shim_common::wire::Writer;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -263,7 +263,7 @@ fn v2_io(line: &str) -> Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Message;
+    use dhow_shim_common::wire::Message;
 
     #[test]
     fn v2_is_read_from_its_files() {

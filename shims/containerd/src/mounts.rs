@@ -1,8 +1,11 @@
 //! The root filesystem that containerd's snapshotters describe as mounts.
 
-use crate::wire::Message;
+use dhow_shim_common::sys;
+use dhow_shim_common::wire::Message;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// `containerd.types.Mount`.
@@ -47,11 +50,13 @@ struct Sorted {
     flags: MountFlags,
     /// Whether it is a bind mount, and if so of the whole tree.
     bind: Option<bool>,
+    /// Whether the source is a file that a block device is to be made of.
+    is_loop: bool,
     data: Vec<String>,
 }
 
 fn sort(mount: &Mount) -> Sorted {
-    let mut sorted = Sorted { flags: MountFlags::empty(), bind: None, data: Vec::new() };
+    let mut sorted = Sorted { flags: MountFlags::empty(), bind: None, is_loop: false, data: Vec::new() };
     if mount.kind == "bind" {
         sorted.bind = Some(false);
     }
@@ -59,6 +64,7 @@ fn sort(mount: &Mount) -> Sorted {
         match (option.as_str(), FLAGS.iter().find(|(word, _)| word == option)) {
             ("bind", _) => sorted.bind = Some(sorted.bind.unwrap_or(false)),
             ("rbind", _) => sorted.bind = Some(true),
+            ("loop", _) => sorted.is_loop = true,
             ("defaults" | "", _) => {}
             (_, Some((_, flag))) => sorted.flags |= *flag,
             _ => sorted.data.push(option.clone()),
@@ -88,12 +94,7 @@ pub fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<(), String> {
 }
 
 fn one(mount: &Mount, target: &Path) -> Result<(), String> {
-    let Sorted { flags, bind, data } = sort(mount);
-    if data.iter().any(|option| option == "loop") {
-        return Err(
-            "loop devices are not set up: use a snapshotter that mounts block devices or overlays".into()
-        );
-    }
+    let Sorted { flags, bind, is_loop, data } = sort(mount);
     let says = |error: rustix::io::Errno| error.to_string();
     if let Some(recursive) = bind {
         let result = match recursive {
@@ -106,17 +107,29 @@ fn one(mount: &Mount, target: &Path) -> Result<(), String> {
         }
         return Ok(());
     }
+    // Open until it is mounted, which keeps it from then on.
+    let device =
+        if is_loop { Some(loop_of(&mount.source, flags.contains(MountFlags::RDONLY))?) } else { None };
+    let source = device.as_ref().map_or(&mount.source, |(path, _)| path);
     let (place, data) = fit_a_page(data);
     let data = CString::new(data.join(",")).map_err(|_| "a NUL byte".to_owned())?;
     let there = std::env::current_dir().ok();
     if let Some(place) = &place {
         std::env::set_current_dir(place).map_err(|error| format!("{}: {error}", place.display()))?;
     }
-    let result = rustix::mount::mount(&mount.source, target, &mount.kind, flags, data.as_c_str());
+    let result = rustix::mount::mount(source, target, &mount.kind, flags, data.as_c_str());
     if let (Some(_), Some(there)) = (place, there) {
         let _ = std::env::set_current_dir(there);
     }
     result.map_err(says)
+}
+
+/// A block device of a file.
+fn loop_of(source: &str, is_read_only: bool) -> Result<(String, OwnedFd), String> {
+    let file = OpenOptions::new().read(true).write(!is_read_only).open(source);
+    let file = file.map_err(|error| format!("open {source}: {error}"))?;
+    let says = |errno| format!("make a loop device: {}", std::io::Error::from_raw_os_error(errno));
+    sys::loop_device(&file.into(), is_read_only).map_err(says)
 }
 
 /// mount(2) takes a page of options. When the directories of an overlay are more than that, they are
@@ -175,6 +188,8 @@ mod tests {
         assert_eq!(sorted.flags, MountFlags::RDONLY | MountFlags::NOSUID);
         assert_eq!((sorted.bind, sorted.data.join(",")), (None, "lowerdir=/a:/b,index=off".into()));
         assert_eq!(sort(&overlay(&["rbind", "rw"])).bind, Some(true));
+        let sorted = sort(&overlay(&["loop", "ro", "noload"]));
+        assert_eq!((sorted.is_loop, sorted.data), (true, vec!["noload".to_owned()]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What containerd's configuration says of the runtime.
 
-use crate::wire::Message;
+use dhow_shim_common::wire::Message;
 
 /// `containerd.runc.v1.Options`, as far as it means something here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub struct Options {
     pub io_gid: u32,
     /// The cgroup that the shim itself joins.
     pub shim_cgroup: String,
+    /// A checkpoint's image to start from, and where criu's logs go on the way.
+    pub criu_image: String,
+    pub criu_work: String,
 }
 
 const RUNC: &str = "containerd.runc.v1.Options";
@@ -53,6 +56,8 @@ impl Options {
             binary: value.text(6).into(),
             root: value.text(7).into(),
             systemd_cgroup: value.flag(9),
+            criu_image: value.text(10).into(),
+            criu_work: value.text(11).into(),
         }
     }
 
@@ -66,6 +71,8 @@ impl Options {
             match key.trim() {
                 "BinaryName" => options.binary = word,
                 "Root" => options.root = word,
+                "CriuImagePath" => options.criu_image = word,
+                "CriuWorkPath" => options.criu_work = word,
                 "ShimCgroup" => options.shim_cgroup = word,
                 "SystemdCgroup" => options.systemd_cgroup = is_true,
                 "NoPivotRoot" => options.no_pivot_root = is_true,
@@ -82,7 +89,7 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Writer;
+    use dhow_shim_common::wire::Writer;
 
     #[test]
     fn runcs_options_are_read() {

@@ -80,6 +80,8 @@ pub struct Container {
     pub is_paused: bool,
     pub has_own_pids: bool,
     pub memory: Option<Watch>,
+    /// The image that `start` makes its processes from, when it is a checkpoint that comes back.
+    pub checkpoint: Option<PathBuf>,
 }
 
 impl Container {

@@ -5,9 +5,9 @@ use crate::process::{Container, End};
 use crate::runtime::{Outcome, Runtime, last_error};
 use crate::stdio::{Copy, Way};
 use crate::task;
-use crate::ttrpc::{Connection, Request, Status};
-use crate::wire::Writer;
 use dhow_shim_common::sys;
+use dhow_shim_common::ttrpc::{Connection, Request, Status, TooLong};
+use dhow_shim_common::wire::Writer;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::MemfdFlags;
 use std::collections::{BTreeMap, HashMap};
@@ -38,6 +38,9 @@ pub struct Caller {
 /// What is done when a command has ended.
 pub type Then = Box<dyn FnOnce(&mut Shim, Outcome)>;
 
+/// What is done when a file can be read, or (`false`) has not been for too long.
+pub type Readable = Box<dyn FnOnce(&mut Shim, bool)>;
+
 /// What a command reads and writes.
 pub enum Stdio {
     /// Nothing.
@@ -46,6 +49,14 @@ pub enum Stdio {
     Files([RawFd; 3]),
     /// It reads this text, and what it prints is wanted.
     Text(Vec<u8>),
+}
+
+/// A file that somebody waits for.
+struct Waiting {
+    file: OwnedFd,
+    /// Milliseconds of sys::milliseconds.
+    due: u64,
+    then: Readable,
 }
 
 struct Command {
@@ -66,6 +77,7 @@ pub struct Shim {
     commands: HashMap<i32, Command>,
     /// Ends of processes that nobody knows yet: a command that makes one is still at work.
     unclaimed: Vec<(i32, End)>,
+    waiting: BTreeMap<u64, Waiting>,
     last_number: u64,
     is_over: bool,
 }
@@ -79,6 +91,7 @@ enum Source {
     Publisher,
     Copy(usize),
     Memory(String),
+    Waiting(u64),
 }
 
 impl Shim {
@@ -93,6 +106,7 @@ impl Shim {
             connections: BTreeMap::new(),
             commands: HashMap::new(),
             unclaimed: Vec::new(),
+            waiting: BTreeMap::new(),
             last_number: 0,
             is_over: false,
         }
@@ -155,8 +169,14 @@ impl Shim {
                 Source::Connection(number) => self.serve(number),
                 Source::Publisher => self.publisher.heard(),
                 Source::Memory(id) => task::memory(self, &id),
+                Source::Waiting(number) => self.go_on_with(number, true),
                 Source::Copy(_) => {}
             }
+        }
+        let now = sys::milliseconds();
+        let late = self.waiting.iter().find(|(_, one)| one.due <= now).map(|(number, _)| *number);
+        if let Some(number) = late {
+            self.go_on_with(number, false);
         }
         self.publisher.go_on();
     }
@@ -185,11 +205,17 @@ impl Shim {
                 add.push((Source::Memory(id.clone()), watch.file.as_fd(), input));
             }
         }
+        for (number, one) in &self.waiting {
+            add.push((Source::Waiting(*number), one.file.as_fd(), input));
+        }
         for (source, file, flags) in add {
             sources.push(source);
             set.push(PollFd::from_borrowed_fd(file, flags));
         }
-        let own = self.publisher.timeout().map(|ms| i32::try_from(ms).unwrap_or(i32::MAX));
+        let now = sys::milliseconds();
+        let dues = self.waiting.values().map(|one| one.due.saturating_sub(now));
+        let own = self.publisher.timeout().into_iter().chain(dues).min();
+        let own = own.map(|ms| i32::try_from(ms).unwrap_or(i32::MAX));
         let timeout = match (own, most) {
             (None, most) => most,
             (Some(own), -1) => own,
@@ -206,6 +232,20 @@ impl Shim {
         sources.into_iter().zip(ready).filter(|(_, ready)| *ready).map(|(source, _)| source).collect()
     }
 
+    /// Goes on with something when a file can be read (`true`), or after ten seconds (`false`);
+    /// meanwhile there are others to serve.
+    pub fn when_readable(&mut self, file: OwnedFd, then: Readable) {
+        let number = self.number();
+        let due = sys::milliseconds() + 10_000;
+        self.waiting.insert(number, Waiting { file, due, then });
+    }
+
+    fn go_on_with(&mut self, number: u64, is_readable: bool) {
+        if let Some(Waiting { then, .. }) = self.waiting.remove(&number) {
+            then(self, is_readable);
+        }
+    }
+
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             let _ = stream.set_nonblocking(true);
@@ -219,7 +259,7 @@ impl Shim {
         let mut stays = connection.fill() && connection.flush();
         loop {
             let Some(connection) = self.connections.get_mut(&number) else { return };
-            match connection.next() {
+            match connection.frame() {
                 Ok(Some(frame)) if frame.is_request => {
                     let caller = Caller { connection: number, stream: frame.stream };
                     match Request::read(&frame.payload) {
@@ -229,7 +269,7 @@ impl Shim {
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => break,
-                Err(()) => {
+                Err(TooLong) => {
                     stays = false;
                     break;
                 }

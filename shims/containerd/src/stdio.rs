@@ -95,6 +95,8 @@ pub struct Prepared {
     /// Its stdin, stdout and stderr; the shim closes them once the process has them.
     pub files: [OwnedFd; 3],
     pub copies: Vec<Copy>,
+    /// Readable, or closed at the other end, when the logging program is ready.
+    pub ready: Option<OwnedFd>,
 }
 
 /// Opens all that a process without a terminal needs.
@@ -106,7 +108,7 @@ pub fn prepare(process: u64, places: &Places, options: &Options, about: &Logger)
     let mut copies = Vec::new();
     let mut files = [null()?, null()?, null()?];
     if places.terminal {
-        return Ok(Prepared { files, copies });
+        return Ok(Prepared { files, copies, ready: None });
     }
     let own = |end: &OwnedFd| {
         if options.io_uid != 0 || options.io_gid != 0 {
@@ -123,8 +125,9 @@ pub fn prepare(process: u64, places: &Places, options: &Options, about: &Logger)
         files[0] = reader;
     }
     if places.stdout.starts_with("binary://") {
-        [files[1], files[2]] = about.start(&places.stdout)?;
-        return Ok(Prepared { files, copies });
+        let ready;
+        ([files[1], files[2]], ready) = about.start(&places.stdout)?;
+        return Ok(Prepared { files, copies, ready: Some(ready) });
     }
     for (place, file) in [&places.stdout, &places.stderr].into_iter().zip(&mut files[1..]) {
         if place.is_empty() {
@@ -140,7 +143,7 @@ pub fn prepare(process: u64, places: &Places, options: &Options, about: &Logger)
         copies.push(Copy::new(process, Way::Out, reader.into(), output));
         *file = writer;
     }
-    Ok(Prepared { files, copies })
+    Ok(Prepared { files, copies, ready: None })
 }
 
 /// The copies between a terminal and containerd's fifos.
@@ -210,9 +213,9 @@ pub struct Logger<'a> {
 }
 
 impl Logger<'_> {
-    /// Starts it with the outputs' readers as files 3 and 4, and waits until it closes or writes to
-    /// file 5, which says that it is ready. Answers the writers.
-    fn start(&self, place: &str) -> Result<[OwnedFd; 2], String> {
+    /// Starts it with the outputs' readers as files 3 and 4. Answers the writers, and what can be read
+    /// once it closes or writes to its file 5, which says that it is ready.
+    fn start(&self, place: &str) -> Result<([OwnedFd; 2], OwnedFd), String> {
         let word = |text: &str| CString::new(text).map_err(|_| format!("{place}: a NUL byte"));
         let mut words = Vec::new();
         for text in logger_words(place) {
@@ -228,11 +231,7 @@ impl Logger<'_> {
         let files = [-1, -1, -1, out.0.as_raw_fd(), err.0.as_raw_fd(), ready.1.as_raw_fd()];
         sys::spawn_with(&words, &files, &environment, false)
             .map_err(|errno| format!("start the logger {place}: errno {errno}"))?;
-        drop(ready.1);
-        if !sys::poll([ready.0.as_raw_fd()], 10_000)[0] {
-            return Err(format!("the logger {place} is not ready after 10 s"));
-        }
-        Ok([out.1, err.1])
+        Ok(([out.1, err.1], ready.0))
     }
 }
 

@@ -2,6 +2,7 @@
 //! fields' numbers in containerd's `shim.proto` and `events/task.proto`.
 
 use crate::cgroup::Cgroups;
+use crate::checkpoint;
 use crate::metrics;
 use crate::mounts::{self, Mount};
 use crate::oom::Watch;
@@ -10,14 +11,14 @@ use crate::process::{Console, Container, End, Process, Stage};
 use crate::runtime::{Config, Outcome, Runtime};
 use crate::shim::{Caller, Shim, Stdio};
 use crate::stdio::{self, Logger, Places, Prepared, Way};
-use crate::ttrpc::{Code, Request, Status};
-use crate::wire::{Message, Writer};
 use dhow_shim_common::sys;
+use dhow_shim_common::ttrpc::{Code, Request, Status};
+use dhow_shim_common::wire::{Message, Writer};
 use std::fs;
 use std::path::PathBuf;
 
 /// What a method has to say at once; `None` when the answer comes later.
-type Now = Result<Option<Writer>, Status>;
+pub type Now = Result<Option<Writer>, Status>;
 
 const EMPTY: Now = Ok(Some(Writer::raw(Vec::new())));
 
@@ -56,12 +57,12 @@ fn method(shim: &mut Shim, caller: Caller, method: &str, message: &Message) -> N
         "CloseIO" => close_io(shim, message),
         "Connect" => connect(shim, message),
         "Shutdown" => shutdown(shim, message),
-        "Checkpoint" => Err(Status::new(Code::Unimplemented, "checkpoints are not implemented")),
+        "Checkpoint" => checkpoint::checkpoint(shim, caller, message),
         other => Err(Status::new(Code::Unimplemented, format!("method {other}"))),
     }
 }
 
-fn container<'s>(shim: &'s mut Shim, id: &str) -> Result<&'s mut Container, Status> {
+pub fn container<'s>(shim: &'s mut Shim, id: &str) -> Result<&'s mut Container, Status> {
     let missing = || Status::new(Code::NotFound, format!("container {id} does not exist: not found"));
     shim.containers.get_mut(id).ok_or_else(missing)
 }
@@ -72,12 +73,12 @@ fn process<'s>(shim: &'s mut Shim, message: &Message) -> Result<&'s mut Process,
     container(shim, message.text(1))?.process(exec).ok_or_else(missing)
 }
 
-fn failed(text: impl Into<String>) -> Status {
+pub fn failed(text: impl Into<String>) -> Status {
     Status::new(Code::Unknown, text)
 }
 
 /// A status for what dhow has said; its words tell containerd what kind of error it is.
-fn refused(what: &str, outcome: &Outcome) -> Status {
+pub fn refused(what: &str, outcome: &Outcome) -> Status {
     let is_over = ["not running", "no such process", "already finished", "does not exist"];
     let message = outcome.message.to_lowercase();
     match is_over.iter().any(|words| message.contains(words)) {
@@ -90,9 +91,6 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let id = message.text(1).to_owned();
     if shim.containers.contains_key(&id) {
         return Err(Status::new(Code::AlreadyExists, format!("container {id} exists: already exists")));
-    }
-    if !message.text(8).is_empty() {
-        return Err(Status::new(Code::Unimplemented, "restoring a checkpoint is not implemented"));
     }
     let bundle = PathBuf::from(message.text(2));
     let mounts: Vec<Mount> = message.all(3).filter_map(Mount::read).collect();
@@ -108,7 +106,7 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     mounts::mount_all(&mounts, &bundle.join("rootfs")).map_err(failed)?;
     let number = shim.number();
     let has_own_pids = Config::read(&bundle).has_own_pids();
-    let container = Container {
+    let mut container = Container {
         bundle: bundle.clone(),
         runtime: runtime.clone(),
         options: options.clone(),
@@ -117,20 +115,19 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
         is_paused: false,
         has_own_pids,
         memory: None,
+        checkpoint: checkpoint::image_of(message, &options),
     };
+    let comes_back = container.checkpoint.is_some();
+    if comes_back {
+        container.init.stage = Stage::Created;
+    }
     shim.containers.insert(id.clone(), container);
-    let event = {
-        let io = Writer::new()
-            .bytes(1, &places.stdin)
-            .bytes(2, &places.stdout)
-            .bytes(3, &places.stderr)
-            .number(4, places.terminal);
-        let event = Writer::new().bytes(1, &id).bytes(2, message.text(2));
-        message
-            .all(3)
-            .fold(event, |event, mount| event.message(3, &Writer::raw(mount.to_vec())))
-            .message(4, &io)
-    };
+    let event = creation(message, &places);
+    if comes_back {
+        // Nothing can be made before criu makes all of it, in `start`.
+        shim.publisher.publish("/tasks/create", "TaskCreate", event);
+        return EMPTY;
+    }
     let pid_file = bundle.join("init.pid");
     let pid_text = pid_file.display().to_string();
     let bundle_text = bundle.display().to_string();
@@ -162,17 +159,30 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     Ok(None)
 }
 
+/// TaskCreate, without the pid.
+fn creation(message: &Message, places: &Places) -> Writer {
+    let io = Writer::new()
+        .bytes(1, &places.stdin)
+        .bytes(2, &places.stdout)
+        .bytes(3, &places.stderr)
+        .number(4, places.terminal);
+    let event = Writer::new().bytes(1, message.text(1)).bytes(2, message.text(2));
+    let mounts = message.all(3).map(|mount| Writer::raw(mount.to_vec()));
+    let event = mounts.fold(event, |event, mount| event.message(3, &mount)).message(4, &io);
+    event.bytes(5, message.text(8))
+}
+
 /// A process that is on its way.
 #[derive(Debug, Clone)]
-struct Making {
-    id: String,
+pub struct Making {
+    pub id: String,
     /// Empty for the init.
-    exec: String,
-    pid_file: PathBuf,
+    pub exec: String,
+    pub pid_file: PathBuf,
 }
 
 /// Runs the command that makes a process, with its stdio in place; `then` has its pid or the error.
-fn make(
+pub fn make(
     shim: &mut Shim,
     making: &Making,
     words: Vec<&str>,
@@ -187,17 +197,16 @@ fn make(
     let process = container.process(&making.exec).ok_or("the process is gone")?;
     let (number, places) = (process.number, process.places.clone());
     let about = Logger { id: &making.id, namespace: &namespace };
-    let Prepared { files, copies } = stdio::prepare(number, &places, &options, &about)?;
-    let numbers = [&files[0], &files[1], &files[2]].map(std::os::fd::AsRawFd::as_raw_fd);
+    let Prepared { files, copies, ready } = stdio::prepare(number, &places, &options, &about)?;
     let console = if places.terminal { Some(Console::new(console_place)?) } else { None };
-    let console_text = console.as_ref().map(|console| console.path.display().to_string()).unwrap_or_default();
-    let mut words: Vec<&str> = words;
-    if console.is_some() {
-        words.extend(["--console-socket", &console_text]);
+    let mut words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+    if let Some(console) = &console {
+        words.extend(["--console-socket".to_owned(), console.path.display().to_string()]);
     }
-    words.push(&making.id);
+    words.push(making.id.clone());
     shim.copies.extend(copies);
     let making = making.clone();
+    let id = making.id.clone();
     let whole = move |shim: &mut Shim, outcome: Outcome| {
         let result = made(shim, &making, &outcome, console.as_ref());
         if result.is_err() {
@@ -205,9 +214,23 @@ fn make(
         }
         then(shim, &making, result);
     };
-    shim.run(&runtime, &bundle, &words, Stdio::Files(numbers), Box::new(whole));
-    // The process has them now; what stays open here would keep its readers from seeing the end.
-    drop(files);
+    let go_on = move |shim: &mut Shim, is_ready: bool| {
+        let message = match (is_ready, shim.containers.contains_key(&id)) {
+            (true, true) => {
+                let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                let numbers = [&files[0], &files[1], &files[2]].map(std::os::fd::AsRawFd::as_raw_fd);
+                // The process gets them; what stays open here would keep its readers from seeing the end.
+                return shim.run(&runtime, &bundle, &words, Stdio::Files(numbers), Box::new(whole));
+            }
+            (false, _) => format!("the logger {} is not ready after 10 s", places.stdout),
+            (_, false) => "the container is gone".to_owned(),
+        };
+        whole(shim, Outcome { code: 127, message, stdout: Vec::new() });
+    };
+    match ready {
+        Some(file) => shim.when_readable(file, Box::new(go_on)),
+        None => go_on(shim, true),
+    }
     Ok(())
 }
 
@@ -251,6 +274,9 @@ fn start(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     }
     process(shim, message)?.stage = Stage::Starting;
     let container = container(shim, &id)?;
+    if let Some(image) = container.checkpoint.clone() {
+        return checkpoint::restore(shim, caller, &id, &image);
+    }
     let (runtime, bundle) = (container.runtime.clone(), container.bundle.clone());
     let name = id.clone();
     let then = move |shim: &mut Shim, outcome: Outcome| {
@@ -329,7 +355,7 @@ fn not_begun(shim: &mut Shim, id: &str, exec: &str) {
 }
 
 /// A process may have ended while dhow was at work on it: that is told now.
-fn settle(shim: &mut Shim, id: &str, exec: &str) {
+pub fn settle(shim: &mut Shim, id: &str, exec: &str) {
     let process = shim.containers.get_mut(id).and_then(|container| container.process(exec));
     let Some(pid) = process.map(|process| process.pid).filter(|pid| *pid > 0) else { return };
     if let Some(end) = shim.claim(pid) {

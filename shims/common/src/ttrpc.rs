@@ -12,6 +12,7 @@ const REQUEST: u8 = 1;
 const RESPONSE: u8 = 2;
 
 /// gRPC's status codes, those that containerd tells apart.
+#[allow(missing_docs, reason = "they are gRPC's own names")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     Unknown = 2,
@@ -25,11 +26,14 @@ pub enum Code {
 /// Why a request failed.
 #[derive(Debug, Clone)]
 pub struct Status {
+    /// Its kind.
     pub code: Code,
+    /// What was wrong.
     pub message: String,
 }
 
 impl Status {
+    /// One of a kind.
     pub fn new(code: Code, message: impl Into<String>) -> Status {
         Status { code, message: message.into() }
     }
@@ -38,20 +42,31 @@ impl Status {
 /// One frame as it came.
 #[derive(Debug)]
 pub struct Frame {
+    /// The number of the exchange that it belongs to.
     pub stream: u32,
+    /// Whether it asks; it answers otherwise.
     pub is_request: bool,
+    /// A `ttrpc.Request` or `ttrpc.Response`.
     pub payload: Vec<u8>,
 }
+
+/// A frame that is longer than ttrpc allows, 4 MB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong;
 
 /// A request: `ttrpc.Request`.
 #[derive(Debug)]
 pub struct Request<'a> {
+    /// The service with its package.
     pub service: &'a str,
+    /// What is to be done.
     pub method: &'a str,
+    /// The method's own message.
     pub payload: &'a [u8],
 }
 
 impl<'a> Request<'a> {
+    /// Reads one; `None` when it is none.
     pub fn read(payload: &'a [u8]) -> Option<Request<'a>> {
         let message = Message::read(payload)?;
         Some(Request { service: message.text(1), method: message.text(2), payload: message.bytes(3) })
@@ -61,6 +76,7 @@ impl<'a> Request<'a> {
 /// One connection: what has come of the next frame, and what has not gone yet.
 #[derive(Debug)]
 pub struct Connection {
+    /// The socket.
     pub stream: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -94,14 +110,17 @@ impl Connection {
         }
     }
 
-    /// The next frame that is whole; an error when it is longer than may be.
-    pub fn next(&mut self) -> Result<Option<Frame>, ()> {
+    /// The next frame, once it is whole.
+    ///
+    /// # Errors
+    /// It is longer than may be.
+    pub fn frame(&mut self) -> Result<Option<Frame>, TooLong> {
         let Some(header) = self.input.get(..HEADER) else { return Ok(None) };
         let number =
             |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let (length, stream, kind) = (number(0) as usize, number(4), header[8]);
         if length > LONGEST {
-            return Err(());
+            return Err(TooLong);
         }
         if self.input.len() < HEADER + length {
             return Ok(None);
@@ -171,13 +190,13 @@ mod tests {
         let (mut client, mut server) = pair();
         client.ask(7, "a.Service", "Do", Writer::new().bytes(1, "id"));
         assert!(client.flush() && server.fill());
-        let frame = server.next().unwrap().unwrap();
+        let frame = server.frame().unwrap().unwrap();
         let request = Request::read(&frame.payload).unwrap();
         assert_eq!((frame.stream, request.service, request.method), (7, "a.Service", "Do"));
         assert_eq!(Message::read(request.payload).unwrap().text(1), "id");
         server.answer(7, Err(Status::new(Code::NotFound, "no such thing")));
         assert!(server.flush() && client.fill());
-        let frame = client.next().unwrap().unwrap();
+        let frame = client.frame().unwrap().unwrap();
         let response = Message::read(&frame.payload).unwrap();
         let status = Message::read(response.bytes(1)).unwrap();
         assert_eq!((frame.is_request, status.number(1), status.text(2)), (false, 5, "no such thing"));
@@ -189,12 +208,12 @@ mod tests {
         client.ask(1, "s", "m", Writer::new());
         let bytes = client.output.clone();
         for (at, byte) in bytes.iter().enumerate() {
-            assert!(server.next().unwrap().is_none(), "{at}");
+            assert!(server.frame().unwrap().is_none(), "{at}");
             client.stream.write_all(&[*byte]).unwrap();
             assert!(server.fill());
         }
-        assert!(server.next().unwrap().is_some());
-        assert!(server.next().unwrap().is_none());
+        assert!(server.frame().unwrap().is_some());
+        assert!(server.frame().unwrap().is_none());
     }
 
     #[test]
@@ -202,6 +221,6 @@ mod tests {
         let (mut client, mut server) = pair();
         client.stream.write_all(&[0x7f, 0, 0, 0, 0, 0, 0, 1, 1, 0]).unwrap();
         assert!(server.fill());
-        assert!(server.next().is_err());
+        assert!(server.frame().is_err());
     }
 }

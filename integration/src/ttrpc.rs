@@ -1,0 +1,71 @@
+//! Requests to a shim by hand, in place of containerd.
+
+use dhow_shim_common::ttrpc::Connection;
+use dhow_shim_common::wire::{Message, Writer};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The task service, as all containerds ask for it.
+pub const TASK: &str = "containerd.task.v2.Task";
+
+/// A connection to a shim.
+pub struct Client {
+    connection: Connection,
+    last: u32,
+}
+
+impl Client {
+    /// Connects to the socket of a bundle's shim.
+    #[track_caller]
+    pub fn of(bundle: &Path) -> Client {
+        let address = std::fs::read_to_string(bundle.join("address")).unwrap();
+        let stream = UnixStream::connect(address.trim_start_matches("unix://")).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        Client { connection: Connection::new(stream), last: 1 }
+    }
+
+    /// Sends a request; answers its number.
+    #[track_caller]
+    pub fn send(&mut self, service: &str, method: &str, payload: Writer) -> u32 {
+        self.last += 2;
+        self.connection.ask(self.last, service, method, payload);
+        assert!(self.connection.flush(), "{method} went out");
+        self.last
+    }
+
+    /// Waits for the answer to one: the method's message, or gRPC's code and what was wrong.
+    ///
+    /// # Errors
+    /// The request's own.
+    #[track_caller]
+    pub fn answer(&mut self, stream: u32) -> Result<Vec<u8>, (u64, String)> {
+        let due = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < due {
+            assert!(self.connection.fill(), "the shim is there");
+            while let Some(frame) = self.connection.frame().unwrap() {
+                if frame.stream != stream {
+                    continue;
+                }
+                let response = Message::read(&frame.payload).unwrap();
+                let status = Message::read(response.bytes(1)).unwrap();
+                return match status.number(1) {
+                    0 => Ok(response.bytes(2).to_vec()),
+                    code => Err((code, status.text(2).to_owned())),
+                };
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        panic!("no answer after a minute");
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// The request's own.
+    #[track_caller]
+    pub fn ask(&mut self, service: &str, method: &str, payload: Writer) -> Result<Vec<u8>, (u64, String)> {
+        let stream = self.send(service, method, payload);
+        self.answer(stream)
+    }
+}

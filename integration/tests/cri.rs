@@ -1,0 +1,277 @@
+//! Kubernetes' way: pods and containers by CRI, of containerds whose runtime handler is dhow's shim.
+//! The numbers are the fields' numbers in `k8s.io/cri-api`, `runtime/v1/api.proto`.
+
+use dhow_integration::command::workspace;
+use dhow_integration::containerd::{CRI_OF_1, CRI_OF_2, Engine, IMAGE, Which, can_be_tried};
+use dhow_integration::cri::{self, Client};
+use dhow_integration::{Scene, eventually, machine, skip_unless};
+use dhow_shim_common::wire::{Message, Writer};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+/// `NamespaceMode`: of the pod, of the container alone, of the host.
+const POD: u32 = 0;
+const NODE: u32 = 2;
+/// `ContainerState`.
+const RUNNING: u64 = 1;
+const EXITED: u64 = 2;
+
+/// A containerd, and pods in it.
+struct Pods<'s> {
+    engine: Engine<'s>,
+    client: Client,
+}
+
+/// One pod, with what containers made in it name again.
+struct Pod {
+    id: String,
+    config: Writer,
+}
+
+impl<'s> Pods<'s> {
+    #[track_caller]
+    fn new(scene: &'s Scene, which: Which, sandboxer: &str) -> Self {
+        let engine = Engine::with_cri(scene, which, sandboxer);
+        let client = Client::new(&scene.dir().join("containerd/sock"), scene.dir());
+        let pods = Pods { engine, client };
+        eventually("CRI answers", || pods.client.try_ask("Version", Writer::new()).is_ok());
+        eventually("CRI has seen the image", || {
+            pods.engine.ctr(&["image", "ls"]).stdout.contains("io.cri-containerd.image=managed")
+        });
+        pods
+    }
+
+    fn logs(&self) -> PathBuf {
+        self.engine.scene.dir().join("pod-logs")
+    }
+
+    /// RunPodSandbox.
+    #[track_caller]
+    fn pod(&self, name: &str, network: u32) -> Pod {
+        let tag = self.engine.scene.tag();
+        let metadata = Writer::new().bytes(1, name).bytes(2, format!("{tag}-{name}")).bytes(3, "default");
+        let namespaces = Writer::new().number(1, network);
+        let context = Writer::new().message(1, &namespaces);
+        let linux = Writer::new().bytes(1, format!("/{tag}")).message(2, &context);
+        let config = Writer::new()
+            .message(1, &metadata)
+            .bytes(2, if network == NODE { "" } else { "berth" })
+            .bytes(3, self.logs().to_str().unwrap())
+            .message(8, &linux);
+        let request = Writer::new().message(1, &config).bytes(2, "dhow");
+        let answer = self.client.ask("RunPodSandbox", request);
+        Pod { id: Message::read(&answer).unwrap().text(1).to_owned(), config }
+    }
+
+    /// CreateContainer, of a shell script.
+    #[track_caller]
+    fn container(&self, pod: &Pod, name: &str, script: &str, resources: &Writer) -> String {
+        let network = Message::read(&pod.config.clone().finish()).is_some_and(|config| {
+            Message::read(config.bytes(8))
+                .and_then(|linux| Some(Message::read(Message::read(linux.bytes(2))?.bytes(1))?.number(1)))
+                == Some(NODE.into())
+        });
+        let mode = if network { NODE } else { POD };
+        // The PID namespace of the container is its own: CONTAINER.
+        let namespaces = Writer::new().number(1, mode).number(2, 1u32);
+        let context = Writer::new().message(3, &namespaces);
+        let linux = Writer::new().message(1, resources).message(2, &context);
+        let variable = Writer::new().bytes(1, "CARGO").bytes(2, "spices");
+        let config = Writer::new()
+            .message(1, &Writer::new().bytes(1, name))
+            .message(2, &Writer::new().bytes(1, IMAGE))
+            .bytes(3, "/bin/sh")
+            .bytes(3, "-c")
+            .bytes(3, script)
+            .message(6, &variable)
+            .bytes(11, format!("{name}.log"))
+            .message(15, &linux);
+        let request = Writer::new().bytes(1, &pod.id).message(2, &config).message(3, &pod.config);
+        let answer = self.client.ask("CreateContainer", request);
+        Message::read(&answer).unwrap().text(1).to_owned()
+    }
+
+    #[track_caller]
+    fn start(&self, id: &str) {
+        self.client.ask("StartContainer", Writer::new().bytes(1, id));
+    }
+
+    /// `(state, exit code)`.
+    #[track_caller]
+    fn status(&self, id: &str) -> (u64, u64) {
+        let answer = self.client.ask("ContainerStatus", Writer::new().bytes(1, id));
+        let status = Message::read(Message::read(&answer).unwrap().bytes(1)).unwrap();
+        (status.number(3), status.number(7))
+    }
+
+    /// ExecSync: stdout, stderr and the exit code.
+    #[track_caller]
+    fn exec(&self, id: &str, script: &str) -> (String, String, u64) {
+        let request = Writer::new().bytes(1, id).bytes(2, "/bin/sh").bytes(2, "-c").bytes(2, script);
+        let answer = self.client.ask("ExecSync", request.number(3, 30u32));
+        let answer = Message::read(&answer).unwrap();
+        let text = |tag| String::from_utf8_lossy(answer.bytes(tag)).into_owned();
+        (text(1), text(2), answer.number(3))
+    }
+
+    /// StopContainer and RemoveContainer.
+    #[track_caller]
+    fn remove(&self, id: &str) {
+        self.client.ask("StopContainer", Writer::new().bytes(1, id).number(2, 10u32));
+        self.client.ask("RemoveContainer", Writer::new().bytes(1, id));
+    }
+
+    #[track_caller]
+    fn remove_pod(&self, pod: &Pod) {
+        self.client.ask("StopPodSandbox", Writer::new().bytes(1, &pod.id));
+        self.client.ask("RemovePodSandbox", Writer::new().bytes(1, &pod.id));
+    }
+}
+
+macro_rules! needs {
+    () => {
+        skip_unless!(can_be_tried(), "no containerd, no shim in bin, or not the machine's own cgroup layout");
+        skip_unless!(cri::is_there(), "no curl that speaks HTTP/2");
+    };
+}
+
+fn with_each(story: impl Fn(Pods<'_>)) {
+    for which in Which::ALL {
+        if which.is_there() {
+            let scene = Scene::new();
+            story(Pods::new(&scene, which, "podsandbox"));
+        } else {
+            eprintln!("no containerd in {} (integration/peers.sh engines)", which.folder().display());
+        }
+    }
+}
+
+/// A process that says something on both outputs, and stays until it is told to go.
+const SERVER: &str = "echo one; echo two >&2; exec /payload signal-wait";
+
+#[test]
+fn a_pod_runs_its_containers_in_one_shim() {
+    needs!();
+    with_each(|mut pods| {
+        let pod = pods.pod("web", NODE);
+        let limit = Writer::new().number(4, 64u64 << 20);
+        let server = pods.container(&pod, "server", SERVER, &limit);
+        let short = pods.container(&pod, "short", "exit 7", &Writer::new());
+        pods.start(&server);
+        assert_eq!(pods.status(&server), (RUNNING, 0));
+        pods.start(&short);
+        eventually("it ends", || pods.status(&short) == (EXITED, 7));
+        assert_eq!(pods.engine.shims().len(), 1, "one shim for the pod");
+
+        assert_eq!(
+            pods.exec(&server, "echo $CARGO; echo no >&2; exit 9"),
+            ("spices\n".into(), "no\n".into(), 9)
+        );
+        let log = pods.logs().join("server.log");
+        eventually("the log has both lines", || {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            text.contains(" stdout F one\n") && text.contains(" stderr F two\n")
+        });
+        if machine::has_controller("memory") {
+            let answer = pods.client.ask("ContainerStats", Writer::new().bytes(1, &server));
+            let stats = Message::read(Message::read(&answer).unwrap().bytes(1)).unwrap();
+            let memory = Message::read(stats.bytes(3)).unwrap();
+            assert!(Message::read(memory.bytes(2)).unwrap().number(1) > 0, "memory in use");
+            let request = Writer::new().bytes(1, &server);
+            let more = Writer::new().number(4, 96u64 << 20);
+            pods.client.ask("UpdateContainerResources", request.message(2, &more));
+            let path = "/sys/fs/cgroup/memory/memory.limit_in_bytes";
+            let seen = pods.exec(&server, &format!("cat {path} || cat /sys/fs/cgroup/memory.max"));
+            assert_eq!(seen.0.trim(), (96u64 << 20).to_string(), "{seen:?}");
+        }
+
+        // containerd goes and comes back: the pod does not notice.
+        pods.engine.end(Signal::SIGKILL);
+        pods.engine.begin();
+        eventually("CRI answers", || pods.client.try_ask("Version", Writer::new()).is_ok());
+        assert_eq!(pods.status(&server), (RUNNING, 0));
+        assert_eq!(pods.exec(&server, "echo still").0, "still\n");
+        pods.remove(&short);
+        pods.remove(&server);
+        pods.remove_pod(&pod);
+        pods.engine.finish();
+    });
+}
+
+/// A network plugin that moves nothing: it tells an address, and notes that it was asked.
+const PLUGIN: &str = r#"#!/bin/sh
+cat >/dev/null
+echo "$CNI_COMMAND $CNI_NETNS" >>"${0%/*}/calls"
+case $CNI_COMMAND in
+VERSION) echo '{"cniVersion":"1.0.0","supportedVersions":["0.3.1","0.4.0","1.0.0"]}' ;;
+ADD) echo '{"cniVersion":"1.0.0","interfaces":[{"name":"'$CNI_IFNAME'","sandbox":"'$CNI_NETNS'"}],"ips":[{"address":"10.9.8.7/24","interface":0}]}' ;;
+esac
+"#;
+
+#[test]
+fn a_pod_has_its_network_and_goes_when_its_shim_is_killed() {
+    needs!();
+    with_each(|pods| {
+        let cni = pods.engine.scene.dir().join("containerd/cni");
+        fs::create_dir_all(&cni).unwrap();
+        for name in ["loopback", "berth"] {
+            fs::write(cni.join(name), PLUGIN).unwrap();
+            fs::set_permissions(cni.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let list = r#"{"cniVersion":"1.0.0","name":"test","plugins":[{"type":"berth"}]}"#;
+        fs::write(cni.join("10-test.conflist"), list).unwrap();
+        let pod = pod_when_ready(&pods);
+        let answer = pods.client.ask("PodSandboxStatus", Writer::new().bytes(1, &pod.id));
+        let status = Message::read(Message::read(&answer).unwrap().bytes(1)).unwrap();
+        let network = Message::read(status.bytes(5)).unwrap();
+        assert_eq!((status.number(3), network.text(1)), (0, "10.9.8.7"), "it is ready, with its address");
+        let server = pods.container(&pod, "server", SERVER, &Writer::new());
+        pods.start(&server);
+        let devices =
+            "cat /proc/net/dev | while read name rest; do case $name in *:) echo $name;; esac; done";
+        assert_eq!(pods.exec(&server, devices).0.trim(), "lo:");
+        assert_eq!(pods.exec(&server, "hostname").0, "berth\n");
+
+        for shim in pods.engine.shims() {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), Signal::SIGKILL);
+        }
+        eventually("the container's end is seen", || pods.status(&server).0 == EXITED);
+        pods.remove(&server);
+        pods.remove_pod(&pod);
+        let calls = fs::read_to_string(cni.join("calls")).unwrap();
+        assert!(calls.contains("ADD ") && calls.contains("DEL "), "{calls}");
+        pods.engine.finish();
+    });
+}
+
+/// containerd reads its network's configuration when it sees it.
+#[track_caller]
+fn pod_when_ready(pods: &Pods<'_>) -> Pod {
+    let is_ready = || {
+        let answer = pods.client.ask("Status", Writer::new());
+        let status = Message::read(Message::read(&answer).unwrap().bytes(1)).unwrap();
+        let ready = |condition: &[u8]| {
+            let condition = Message::read(condition).unwrap();
+            condition.text(1) != "NetworkReady" || condition.flag(2)
+        };
+        status.all(1).all(ready)
+    };
+    eventually("the network is ready", is_ready);
+    pods.pod("alone", POD)
+}
+
+/// The tables of docs/kubernetes.md are those that these tests have tried.
+#[test]
+fn the_page_says_what_is_tried() {
+    let page = fs::read_to_string(workspace().join("docs/kubernetes.md")).unwrap();
+    let blocks: Vec<&str> =
+        page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    for (block, tried) in blocks.iter().zip([CRI_OF_2, CRI_OF_1]) {
+        assert!(block.lines().count() >= 3, "{block}");
+        for line in block.lines() {
+            assert!(tried.lines().any(|one| one == line), "{line} is not in what is tried");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! What is asked of a shim by hand: under a real containerd what its own client cannot ask, and without
+//! any what needs none.
+
+use dhow_integration::command::{binary, workspace};
+use dhow_integration::containerd::{Engine, SHIM, Which, can_be_tried};
+use dhow_integration::ttrpc::{Client, TASK};
+use dhow_integration::{Config, Container, Runner, Scene, eventually, is_dhow, machine, skip_unless};
+use dhow_shim_common::wire::{Message, Writer};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+macro_rules! needs {
+    () => {
+        skip_unless!(can_be_tried(), "no containerd, no shim in bin, or not the machine's own cgroup layout");
+    };
+}
+
+/// A running container, and a connection to its shim.
+fn running<'s>(scene: &'s Scene, words: &[&str]) -> (Engine<'s>, Client) {
+    let engine = Engine::new(scene, Which::Installed);
+    engine.run(&["--detach"], "c", words).ok();
+    let client = Client::of(&engine.bundles().join("c"));
+    (engine, client)
+}
+
+#[track_caller]
+fn finish(engine: Engine<'_>, id: &str) {
+    let _ = engine.try_ctr(&["task", "delete", "--force", id]);
+    let _ = engine.try_ctr(&["container", "delete", id]);
+    engine.finish();
+}
+
+fn criu_works() -> bool {
+    Command::new("criu").arg("check").output().is_ok_and(|output| output.status.success())
+}
+
+/// It counts into a file of its rootfs.
+const COUNTING: [&str; 3] =
+    ["/bin/sh", "-c", "i=0; while true; do i=$((i+1)); echo $i >/count; /bin/sleep 0.05; done"];
+
+#[test]
+fn a_checkpoint_comes_back_by_containerd_and_as_the_options_say() {
+    needs!();
+    skip_unless!(criu_works(), "there is no criu that works on this kernel (`criu check`)");
+    let scene = Scene::new();
+    let (engine, mut shim) = running(&scene, &COUNTING);
+    let count_of = |id: &str| {
+        let file = engine.bundles().join(id).join("rootfs/count");
+        engine.jail.run("cat").args([file.to_str().unwrap()]).run().stdout.trim().parse::<u64>().ok()
+    };
+    eventually("it counts", || count_of("c").is_some_and(|count| count > 3));
+
+    // By containerd: the container goes on, and another is made from its image and its files.
+    let image = "localhost/checkpointed:latest";
+    engine.ctr(&["container", "checkpoint", "--task", "--rw", "--image", "c", image]);
+    // Between two writes the file is empty.
+    let now = |id: &str| {
+        let mut found = None;
+        eventually("a count can be read", || {
+            found = count_of(id);
+            found.is_some()
+        });
+        found.unwrap()
+    };
+    let before = now("c");
+    eventually("it goes on", || count_of("c").is_some_and(|count| count > before));
+
+    // By hand: it ends, and the image is where the request says.
+    let files = scene.dir().join("criu-image");
+    fs::create_dir(&files).unwrap();
+    let options = Writer::new().number(1, 1u32).number(2, 1u32).number(5, 1u32);
+    let request = Writer::new().bytes(1, "c").bytes(2, files.to_str().unwrap()).any(
+        3,
+        "containerd.runc.v1.CheckpointOptions",
+        options.finish(),
+    );
+    shim.ask(TASK, "Checkpoint", request).unwrap();
+    assert!(files.join("inventory.img").exists());
+    eventually("it ends", || engine.ctr(&["task", "ls"]).stdout.contains("STOPPED"));
+    let stopped_at = now("c");
+    engine.ctr(&["task", "delete", "c"]);
+    engine.ctr(&["container", "delete", "c"]);
+    assert!(stopped_at > before);
+
+    engine.ctr(&["container", "restore", "--live", "--rw", "back", image]);
+    eventually("it counts on", || count_of("back").is_some_and(|count| count > before));
+    let _ = engine.try_ctr(&["task", "kill", "--signal", "SIGKILL", "back"]);
+    eventually("it ends", || engine.ctr(&["task", "ls"]).stdout.contains("STOPPED"));
+    finish(engine, "back");
+}
+
+#[test]
+fn what_cannot_be_checkpointed_or_restored_is_told_and_leaves_nothing() {
+    needs!();
+    let scene = Scene::new();
+    let (engine, mut shim) = running(&scene, &["/payload", "signal-wait"]);
+    let request = |id: &str| Writer::new().bytes(1, id).bytes(2, "/proc/none");
+    let (code, _) = shim.ask(TASK, "Checkpoint", request("other")).unwrap_err();
+    assert_eq!(code, 5, "NotFound");
+    let (_, said) = shim.ask(TASK, "Checkpoint", request("c")).unwrap_err();
+    assert!(said.contains("dhow checkpoint failed"), "{said}");
+    let state = shim.ask(TASK, "State", Writer::new().bytes(1, "c")).unwrap();
+    assert_eq!(Message::read(&state).unwrap().number(4), 2, "it runs");
+    finish(engine, "c");
+}
+
+/// A shim that nobody but the test talks to.
+struct Bare<'s> {
+    scene: &'s Scene,
+    container: Container<'s>,
+    shim: Client,
+}
+
+fn has_shim() -> bool {
+    is_dhow() && workspace().join("bin").join(SHIM).exists()
+}
+
+macro_rules! needs_shim {
+    () => {
+        skip_unless!(has_shim(), "no shim in bin, or another runtime");
+    };
+}
+
+impl<'s> Bare<'s> {
+    #[track_caller]
+    fn new(scene: &'s Scene, configure: impl FnOnce(&mut Config)) -> Self {
+        let container = scene.container(configure);
+        let bundle = container.bundle();
+        let words = ["-namespace", "n", "-address", bundle.to_str().unwrap(), "-publish-binary", "x"];
+        let start = Command::new(workspace().join("bin").join(SHIM))
+            .args(words)
+            .args(["-id", container.id(), "start"])
+            .current_dir(bundle)
+            .env_remove("MAX_SHIM_VERSION")
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        assert!(start.status.success(), "{}", String::from_utf8_lossy(&start.stderr));
+        let shim = Client::of(container.bundle());
+        Bare { scene, container, shim }
+    }
+
+    /// A request that names the container.
+    fn about(&self) -> Writer {
+        Writer::new().bytes(1, self.container.id())
+    }
+
+    /// Create, with what else the request has.
+    fn creation(&self, rest: impl FnOnce(Writer) -> Writer) -> Writer {
+        let root = self.scene.state_dir().display().to_string();
+        let options = Writer::new().bytes(6, binary().to_str().unwrap()).bytes(7, root).finish();
+        let request = self.about().bytes(2, self.container.bundle().to_str().unwrap());
+        rest(request).any(10, "containerd.runc.v1.Options", options)
+    }
+
+    #[track_caller]
+    fn ask(&mut self, method: &str, request: Writer) -> Vec<u8> {
+        self.shim.ask(TASK, method, request).unwrap_or_else(|error| panic!("{method}: {error:?}"))
+    }
+
+    /// The container's end, and the shim's.
+    #[track_caller]
+    fn finish(mut self) {
+        let request = self.about().number(3, 9u32).number(4, 1u32);
+        let _ = self.shim.ask(TASK, "Kill", request);
+        let about = self.about();
+        self.ask("Wait", about.clone());
+        self.ask("Delete", about.clone());
+        let address = fs::read_to_string(self.container.bundle().join("address")).unwrap();
+        self.shim.send(TASK, "Shutdown", about);
+        let socket = Path::new(address.trim_start_matches("unix://"));
+        eventually("the shim has gone", || !socket.exists());
+        let _ = fs::remove_dir(self.scene.state_dir().join("n"));
+        self.scene.is_clean();
+    }
+}
+
+#[test]
+fn a_terminal_has_the_size_that_it_is_given() {
+    needs_shim!();
+    let scene = Scene::new();
+    let mut bare = Bare::new(&scene, |config| {
+        config.set("/process/terminal", true).payload(&["tty-wait-resize", "--", "signal-wait"]);
+    });
+    let out = scene.dir().join("out");
+    let out_text = out.to_str().unwrap();
+    let creation = bare.creation(|request| request.number(4, 1u32).bytes(6, out_text));
+    bare.ask("Create", creation);
+    let about = bare.about();
+    bare.ask("Start", about.clone());
+    let said = |text: &str| fs::read_to_string(&out).is_ok_and(|said| said.contains(text));
+    eventually("it waits", || said("ready"));
+    bare.ask("ResizePty", about.number(3, 132u32).number(4, 43u32));
+    eventually("it sees its size", || said("132x43") || said("43x132"));
+    bare.finish();
+}
+
+#[test]
+fn a_rootfs_comes_from_a_file_by_a_loop_device() {
+    needs_shim!();
+    skip_unless!(Path::new("/dev/loop-control").exists(), "no loop devices (/dev/loop-control)");
+    skip_unless!(machine::has_program("mkfs.ext4"), "no mkfs.ext4 (e2fsprogs)");
+    let scene = Scene::new();
+    let mut bare = Bare::new(&scene, |config| {
+        config.args(&["/payload", "cat", "/kept", "--", "signal-wait"]);
+    });
+    bare.container.file("/kept", "in the image", 0o644);
+    let image = scene.dir().join("rootfs.ext4");
+    let rootfs = bare.container.rootfs().to_str().unwrap().to_owned();
+    let image_text = image.to_str().unwrap();
+    Runner::new("mkfs.ext4").args(["-q", "-F", "-d", &rootfs, image_text, "32m"]).run().ok();
+    fs::remove_file(bare.container.rootfs().join("kept")).unwrap();
+    let mount = Writer::new().bytes(1, "ext4").bytes(2, image_text).bytes(4, "loop");
+    let out = scene.dir().join("out");
+    let out_text = out.to_str().unwrap();
+    let creation = bare.creation(|request| request.message(3, &mount).bytes(6, out_text));
+    bare.ask("Create", creation);
+    let about = bare.about();
+    bare.ask("Start", about);
+    eventually("it reads its file", || {
+        fs::read_to_string(&out).is_ok_and(|text| text.starts_with("in the image"))
+    });
+    let backs = |line: &str| line.contains(image_text);
+    let devices = || -> Vec<String> {
+        let all = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        all.filter_map(|entry| fs::read_to_string(entry.path().join("loop/backing_file")).ok()).collect()
+    };
+    assert!(devices().iter().any(|line| backs(line)));
+    bare.finish();
+    eventually("the device goes with the mount", || !devices().iter().any(|line| backs(line)));
+}
+
+#[test]
+fn a_logger_that_is_slow_holds_nobody_up() {
+    needs_shim!();
+    let scene = Scene::new();
+    let mut bare = Bare::new(&scene, |config| {
+        config.args(&["/payload", "echo", "said", "--", "signal-wait"]);
+    });
+    let (program, out) = (scene.dir().join("logger"), scene.dir().join("logged"));
+    let script = format!(
+        "#!/bin/sh\nwhile ! [ -e {0}.go ]; do sleep 0.02; done\nexec 5>&-\nexec cat <&3 >{0}\n",
+        out.display()
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let uri = format!("binary://{}", program.display());
+    let creation = bare.creation(|request| request.bytes(6, &uri));
+    let creating = bare.shim.send(TASK, "Create", creation);
+    let begun = Instant::now();
+    let about = bare.about();
+    bare.ask("Connect", about.clone());
+    assert!(begun.elapsed() < Duration::from_secs(5), "others are served meanwhile");
+    fs::write(out.with_extension("go"), "").unwrap();
+    bare.shim.answer(creating).unwrap();
+    bare.ask("Start", about);
+    eventually("the logger has it", || fs::read_to_string(&out).is_ok_and(|text| text.starts_with("said\n")));
+    bare.finish();
+}
+
+#[test]
+fn metrics_are_of_the_layout() {
+    needs_shim!();
+    let scene = Scene::new();
+    let mut bare = Bare::new(&scene, |config| {
+        config.args(&["/payload", "signal-wait"]);
+    });
+    let creation = bare.creation(|request| request);
+    bare.ask("Create", creation);
+    let about = bare.about();
+    bare.ask("Start", about.clone());
+    let stats = bare.ask("Stats", about);
+    let any = Message::read(Message::read(&stats).unwrap().bytes(1)).unwrap();
+    let metrics = Message::read(any.bytes(2)).unwrap();
+    let message = |tag| Message::read(metrics.bytes(tag)).unwrap();
+    let is_v1 = ["memory", "cpuacct", "pids"]
+        .iter()
+        .any(|name| dhow_integration::cgroup::directory(name, "/").is_some_and(|(_, v2)| !v2));
+    if is_v1 {
+        assert_eq!(any.text(1), "io.containerd.cgroups.v1.Metrics");
+        assert_eq!(message(2).number(1), 1, "one process");
+        let usage = Message::read(message(4).bytes(33)).unwrap();
+        assert!(usage.number(2) > 0, "memory is in use");
+    } else {
+        assert_eq!(any.text(1), "io.containerd.cgroups.v2.Metrics");
+        // cpu.stat is there without the controller.
+        assert!(message(2).number(1) > 0, "microseconds of CPU time");
+        if machine::has_controller("pids") {
+            assert_eq!(message(1).number(1), 1, "one process");
+        }
+        if machine::has_controller("memory") {
+            assert!(message(4).number(32) > 0, "memory is in use");
+        }
+    }
+    bare.finish();
+}
