@@ -45,6 +45,7 @@ test-needs:
 	$(call say,needs)
 	@.ci/need cc:gcc musl-gcc:musl-tools busybox:busybox-static newuidmap:uidmap
 	@.ci/need containerd:containerd podman:podman || echo "the tests with engines will be skipped"
+	@.ci/need zsh:zsh fish:fish || echo "the completions of a shell that is not there will not be read"
 
 lint: ## rustfmt and clippy
 	$(call say,rustfmt)

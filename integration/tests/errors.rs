@@ -2,10 +2,13 @@
 //! message held against the page. What preflight says is also held against the kernel.
 
 use dhow_integration::command::{Outcome, Runner, workspace};
-use dhow_integration::{Config, Container, Scene, image, is_dhow, machine, skip_unless};
+use dhow_integration::{
+    Config, Container, Scene, cgroup, holds_within, image, is_dhow, machine, skip_unless,
+};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Duration;
 
 /// Provokes one failure; `None` when this machine cannot have it.
 type Provoke = fn(&Scene) -> Option<Outcome>;
@@ -57,12 +60,19 @@ const FAILURES: &[(&str, Provoke)] = &[
         run(scene, |c| c.bind("/dev/nvidia99".as_ref(), "/dev/nvidia99", &[]))
     }),
     ("A CNI plugin that is not there", cni),
+    ("A CNI network that nobody has described", |scene| {
+        fs::create_dir(scene.dir().join("empty")).unwrap();
+        let directory = scene.dir().join("empty");
+        from_image(scene, &["--network", "cni:web", "--cni-conf-dir", directory.to_str().unwrap()])
+    }),
+    ("A port without a network", |scene| from_image(scene, &["-p", "8080:80"])),
     ("A mount point in a read-only rootfs", read_only_rootfs),
     ("A syscall that seccomp denies", seccomp),
     ("A security module that is not there", |scene| {
         run(scene, |c| c.set("/process/apparmorProfile", "docker-default"))
     }),
     ("A limit of namespaces", namespace_limit),
+    ("A limit of processes", process_limit),
 ];
 
 /// The usual container, bent.
@@ -191,6 +201,19 @@ fn namespace_limit(scene: &Scene) -> Option<Outcome> {
     Some(
         Runner::new("unshare").args(["--user", "--map-root-user", "--mount", "/bin/sh", "-c", &script]).run(),
     )
+}
+
+/// dhow runs in a cgroup that has room for itself alone.
+fn process_limit(scene: &Scene) -> Option<Outcome> {
+    let (directory, _) = cgroup::directory("pids", &format!("{}-narrow", scene.tag()))?;
+    fs::create_dir(&directory).unwrap();
+    let c = container(scene, |c| c);
+    let words = c.run_with(&[]).line().join(" ");
+    let at = directory.display();
+    let script = format!("echo $$ > {at}/cgroup.procs && echo 1 > {at}/pids.max && exec {words}");
+    let outcome = Runner::new("/bin/sh").args(["-c", &script]).run();
+    assert!(holds_within(Duration::from_secs(3), || fs::remove_dir(&directory).is_ok()), "{at} is in use");
+    Some(outcome)
 }
 
 /// The page's headings with the message below each.

@@ -120,8 +120,8 @@ fn zsh() -> String {
     };
     let mut text = String::from(
         "#compdef dhow\n# zsh completion for dhow, made by `dhow completion zsh`.\n\
-         _dhow_containers() { local -a ids; ids=(${(f)\"$(dhow list -q 2>/dev/null)\"}); compadd -a ids; }}\n\
-         _dhow() {{\n    local curcontext=$curcontext state line\n    local -a commands\n    commands=(\n",
+         _dhow_containers() { local -a ids; ids=(${(f)\"$(dhow list -q 2>/dev/null)\"}); compadd -a ids; }\n\
+         _dhow() {\n    local curcontext=$curcontext state line\n    local -a commands\n    commands=(\n",
     );
     for command in COMMANDS.iter().filter(|one| !one.is_hidden()) {
         let _ = writeln!(text, "        '{}:{}'", command.name, plain(command.about));
@@ -179,6 +179,15 @@ fn fish() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A shell that is not there cannot say so: braces of another language's templates.
+    #[test]
+    fn no_script_has_a_template_in_it() {
+        for (shell, script) in [("bash", bash()), ("zsh", zsh()), ("fish", fish())] {
+            assert!(!script.contains("{{") && !script.contains("}}"), "{shell}");
+            assert_eq!(script.matches('{').count(), script.matches('}').count(), "{shell}");
+        }
+    }
 
     #[test]
     fn each_has_every_command_and_option() {
