@@ -15,7 +15,7 @@ STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
 # A heading between the steps of a long target.
 say = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help build test test-crash test-long test-vm test-images lint deny unit integration demo bench bench-images peers engines conformance validation install dist deb dist-check clean test-needs
+.PHONY: help build test test-crash test-long fuzz test-vm test-images lint deny unit integration demo bench order bench-images peers engines conformance validation install dist deb dist-check clean test-needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
@@ -83,6 +83,21 @@ test-long: build ## a layer of a million entries, seccomp against libseccomp, cg
 	$(STATIC_CARGO) test --locked --package dhow-integration --test images -- --ignored --nocapture
 	cargo test --locked --package dhow --test seccomp_oracle --test cgroups_kernel -- --ignored --nocapture
 
+# Unstable options of the stable compiler stand for a nightly one. What is found is kept in fuzz/artifacts.
+FUZZ_SECONDS ?= 600
+fuzz: ## the fuzzer on every target, ten minutes in all (FUZZ_SECONDS), from fuzz/seeds
+	@command -v cargo-fuzz >/dev/null || PATH="$(TOOLS)/bin:$$PATH" command -v cargo-fuzz >/dev/null || \
+	    cargo install --quiet --locked --root $(TOOLS) cargo-fuzz
+	@.ci/need c++:g++
+	@set -e; targets=$$(ls fuzz/seeds); each=$$(( $(FUZZ_SECONDS) / $$(echo $$targets | wc -w) )); \
+	for target in $$targets; do \
+	    printf '\n== %s, %s seconds\n' $$target $$each; mkdir -p fuzz/corpus/$$target; \
+	    PATH="$(TOOLS)/bin:$$PATH" RUSTC_BOOTSTRAP=1 RUSTFLAGS= nice cargo fuzz run --target $$(uname -m)-unknown-linux-gnu $$target \
+	        fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$$each -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 2>&1 | \
+	        grep -E 'SUMMARY|panicked|number_of_executed|peak_rss|Test unit|error' || true; \
+	    ! ls fuzz/artifacts/$$target/* 2>/dev/null; \
+	done
+
 test-vm: ## cgroup v2 with every controller, and systemd, in an emulated machine
 	@.ci/need qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap cpio:cpio mkfs.ext4:e2fsprogs depmod:kmod
 	integration/test-vm.sh
@@ -114,6 +129,10 @@ bench: build ## dhow against crun, runc and the kernel's floor; BENCH="--quick" 
 	integration/peers.sh bench
 	$(STATIC_CARGO) build --locked --profile ci --package dhow-bench
 	target/$(TARGET)/ci/dhow-bench $(BENCH)
+
+order: ## .ci/order.txt anew, by which the linker puts together what the common commands run (some minutes)
+	@.ci/need musl-gcc:musl-tools python3:python3 busybox:busybox-static
+	benches/order.sh
 
 bench-images: build ## images: dhow against umoci, skopeo, podman and plain tools; BENCH="--runs 3"
 	@.ci/need debootstrap:debootstrap zstd:zstd

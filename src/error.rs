@@ -13,6 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What kind of failure an [`Error`] is. Decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Class {
     /// The command line is wrong.
     Usage,
@@ -43,7 +44,15 @@ pub enum Class {
 }
 
 /// A failure: what was being done, to what, why it failed, and what can be done about it.
+///
+/// ```
+/// let error = dhow::signal("NOSUCH").unwrap_err();
+/// assert_eq!(error.class, dhow::Class::Usage);
+/// assert_eq!(error.subject.as_deref(), Some("\"NOSUCH\""));
+/// assert_eq!(error.to_string(), "unknown signal: \"NOSUCH\"");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Error {
     /// The kind of failure.
     pub class: Class,
@@ -63,6 +72,8 @@ pub struct Error {
     pub hint: Option<String>,
 }
 
+// For the rooms of dhow itself: who uses the library is given errors, and makes none.
+#[doc(hidden)]
 impl Error {
     /// A failure of `class` while `doing` something.
     pub fn new(class: Class, doing: impl Into<String>) -> Self {

@@ -40,7 +40,9 @@ fn carry_out(parsed: &Parsed) -> i32 {
         .and_then(|()| parsed.protect())
         .and_then(|()| parsed.take_times())
         .and_then(|()| parsed.run());
-    outcome.and_then(|code| parsed.show_times().map(|()| code)).unwrap_or_else(|error| {
+    // Also of a command that failed: where it hung before that is what one wants to know.
+    let shown = parsed.show_times();
+    outcome.and_then(|code| shown.map(|()| code)).unwrap_or_else(|error| {
         log::error(&error.to_string());
         // As a shell says of a program that a signal has ended.
         signal::asked_to_end().map_or_else(|| cli::exit_code(parsed.command), |signal| 128 + signal)

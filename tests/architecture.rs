@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms by floor, from the top. Rooms on one floor do not import each other.
 const FLOORS: [&[&str]; 7] = [
-    &["cli"],
+    &["cli", "api"],
     &["runtime"],
     &["process", "image"],
     &["namespaces", "rootfs", "cgroups", "seccomp", "state"],

@@ -3,6 +3,10 @@
 
 #[path = "../fuzz/images.rs"]
 mod images;
+#[path = "../fuzz/plain.rs"]
+mod plain;
+#[path = "../fuzz/seccomp.rs"]
+mod seccomp;
 
 use std::fs;
 use std::path::Path;
@@ -64,5 +68,67 @@ fn documents_are_read_or_refused() {
             changed[end] ^= 0x10;
             images::documents(&changed);
         }
+    }
+}
+
+/// Each seed as it is, cut off at every byte, and with every byte changed.
+fn replay(target: &str, run: impl Fn(&[u8])) {
+    for seed in corpus(target) {
+        run(&seed);
+        for at in 0..seed.len() {
+            run(&seed[..at]);
+            // The long ones have plenty of places.
+            let flips = if seed.len() > 1000 { &[0x10][..] } else { &[0x01, 0x10, 0x80][..] };
+            for flip in flips {
+                let mut changed = seed.clone();
+                changed[at] ^= flip;
+                run(&changed);
+            }
+        }
+    }
+}
+
+#[test]
+fn configurations_are_planned_or_refused() {
+    replay("config", plain::config);
+}
+
+#[test]
+fn records_are_read_or_refused() {
+    replay("record", plain::record);
+}
+
+#[test]
+fn mount_options_are_understood_or_the_filesystems() {
+    replay("mount_options", plain::mount_options);
+}
+
+#[test]
+fn maps_of_ids_are_possible_or_refused() {
+    replay("idmaps", plain::idmaps);
+}
+
+#[test]
+fn profiles_compile_to_what_they_say() {
+    replay("seccomp", seccomp::profile);
+}
+
+/// Every target of the fuzzer has seeds, and `make fuzz` runs it.
+#[test]
+fn every_target_is_replayed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let names = |path: &str| -> Vec<String> {
+        let entries = fs::read_dir(root.join(path)).expect("a directory of fuzz");
+        let stem = |entry: fs::DirEntry| Some(entry.path().file_stem()?.to_str()?.to_owned());
+        let mut names: Vec<String> = entries.filter_map(|entry| stem(entry.ok()?)).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("fuzz/fuzz_targets"), names("fuzz/seeds"));
+    let manifest = fs::read_to_string(root.join("fuzz/Cargo.toml")).expect("fuzz/Cargo.toml");
+    let here = fs::read_to_string(file!()).expect("this file");
+    for target in names("fuzz/fuzz_targets") {
+        assert!(manifest.contains(&format!("path = \"fuzz_targets/{target}.rs\"")), "{target}");
+        assert!(here.contains(&format!("\"{target}\"")), "{target} is not replayed");
     }
 }

@@ -346,6 +346,72 @@ fn links_of_a_container_stay_inside() {
     }
 }
 
+/// A container that has ended still has its volumes, as a running one does.
+#[test]
+fn volumes_of_a_stopped_container_are_seen() {
+    let scene = Scene::new();
+    let outside = scene.dir().join("outside");
+    let data = scene.dir().join("data");
+    for place in [&outside, &data, &scene.dir().join("fixed"), &scene.dir().join("gone")] {
+        fs::create_dir(place).unwrap();
+    }
+    fs::write(outside.join("victim"), "secret").unwrap();
+    fs::write(data.join("there"), "of the host").unwrap();
+    symlink(&outside, data.join("absolute")).unwrap();
+    symlink("../../../../../../../../../etc", data.join("upwards")).unwrap();
+    import(&scene, &[Layer::default().directory("own").file("own/image", "of the image")]);
+    let file = scene.dir().join("file");
+    fs::write(&file, "written").unwrap();
+    let path = file.to_str().unwrap();
+    let volume = |from: &str, rest: &str| format!("{}:{rest}", scene.dir().join(from).display());
+    let options = ["run", "--detach", "--image", "test", "-v", "/own", "--tmpfs", "/memory"];
+    let run = scene
+        .dhow(options)
+        .args(["-v", &volume("data", "/data"), "-v", &volume("fixed", "/fixed:ro")])
+        .args(["-v", &volume("gone", "/etc/gone"), &id(&scene), "--", "sh", "-c"])
+        .args(["echo x >/own/x; echo m >/memory/m; exec sleep 1000"]);
+    run.run().ok();
+    let name = id(&scene);
+    for stopped in [false, true] {
+        if stopped {
+            scene.dhow(["kill", &name, "KILL"]).run().ok();
+            eventually("it stops", || scene.dhow(["state", &name]).run().ok().json()["status"] == "stopped");
+        }
+        let out = scene.dir().join("out");
+        for (from, text) in
+            [("ID:/data/there", "of the host"), ("ID:/own/image", "of the image"), ("ID:/own/x", "x\n")]
+        {
+            cp(&scene, &[from, out.to_str().unwrap()]).run().ok();
+            assert_eq!(fs::read_to_string(&out).unwrap(), text, "{from} {stopped}");
+        }
+        cp(&scene, &[path, "ID:/data/new"]).run().ok();
+        assert_eq!(fs::read_to_string(data.join("new")).unwrap(), "written");
+        fs::remove_file(data.join("new")).unwrap();
+        cp(&scene, &[path, "ID:/fixed"]).run().fails(&["read-only file system"]);
+        cp(&scene, &["ID:/data/absolute/victim", "-"]).run().exits(1);
+        let _ = cp(&scene, &[path, "ID:/data/absolute/victim"]).run();
+        // Upwards is the container's own root.
+        cp(&scene, &[path, "ID:/data/upwards/here"]).run().ok();
+        cp(&scene, &["ID:/etc/here", out.to_str().unwrap()]).run().ok();
+        assert!(!fs::exists("/etc/here").unwrap());
+        assert_eq!(fs::read_to_string(outside.join("victim")).unwrap(), "secret");
+        assert_eq!(cp(&scene, &["ID:/memory/m", out.to_str().unwrap()]).run().code == 0, !stopped);
+    }
+    fs::remove_dir(scene.dir().join("gone")).unwrap();
+    let warned = cp(&scene, &["ID:/etc/gone/.", "-"]).run().ok();
+    assert!(warned.stderr.contains("not there any more"), "{warned}");
+    // Nothing of it is left on the host, nor in the writable layer.
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(scene.tag()), "{mounts}");
+    assert_eq!(diff(&scene), ["C /etc", "A /etc/here"]);
+    delete(&scene);
+    // A root that is read-only stays so.
+    scene.dhow(["run", "--keep", "--read-only", "--image", "test", &name, "--", "true"]).run().ok();
+    cp(&scene, &[path, "ID:/etc/x"]).run().fails(&["read-only file system"]);
+    cp(&scene, &["ID:/etc/passwd", "-"]).run().ok();
+    delete(&scene);
+}
+
 /// CVE-2018-15664 itself: the payload swaps a directory for a link while files are copied.
 #[test]
 fn a_parent_that_is_swapped_leads_nowhere() {
@@ -381,7 +447,9 @@ fn a_parent_that_is_swapped_leads_nowhere() {
 #[test]
 fn a_plain_bundles_files_too() {
     let scene = Scene::new();
-    let c = scene.payload(&["exit", "0"]);
+    let c = scene.container(|c| {
+        c.payload(&["exit", "0"]).writable();
+    });
     c.run_kept(&["--keep"]).ok();
     let file = scene.dir().join("file");
     fs::write(&file, "x").unwrap();

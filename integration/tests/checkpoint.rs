@@ -84,6 +84,33 @@ fn a_restore_that_fails_leaves_the_rootfs_alone() {
     scene.is_clean();
 }
 
+/// What criu has started is nobody's until the record tells of it.
+#[test]
+fn what_is_restored_and_cannot_be_kept_ends() {
+    let scene = Scene::new();
+    let c = scene.payload(&["exit", "0"]);
+    let image = scene.dir().join("image");
+    let bundle = c.bundle().to_str().unwrap();
+    let payload = scene.payload_program().display();
+    let script = |way: &str| format!("#!/bin/sh\nexec {payload} criu {way} $2\n");
+    let restore = ["restore", "-d", "--image-path", image.to_str().unwrap(), "--bundle", bundle];
+    let path = fake_criu(&scene, &script("well"));
+    scene.dhow(restore).args([c.id()]).env("PATH", &path).run().fails(&["open the directory of the image"]);
+    assert!(!image.exists(), "a restore makes no image");
+    fs::create_dir(&image).unwrap();
+    let nowhere = ["--pid-file", "/not/there/pid", c.id()];
+    scene.dhow(restore).args(nowhere).env("PATH", &path).run().fails(&["write the pid file"]);
+    scene.is_clean();
+    scene.dhow(restore).args([c.id()]).env("PATH", &path).run().ok();
+    assert_eq!(c.status(), "running");
+    c.delete_force().ok();
+    scene.is_clean();
+    let path = fake_criu(&scene, &script("killer"));
+    assert_ne!(scene.dhow(restore).args([c.id()]).env("PATH", &path).run().code, 0);
+    c.delete_force().ok();
+    scene.is_clean();
+}
+
 #[test]
 fn what_cannot_be_checkpointed_is_told() {
     let scene = Scene::new();

@@ -96,7 +96,8 @@ macro_rules! needs_plugins {
     };
 }
 
-const SERVER: [&str; 3] = ["sh", "-c", "while :; do echo answer | nc -l -p 80; done"];
+/// It stays, and answers each connection by itself: no moment in which nobody listens.
+const SERVER: [&str; 7] = ["nc", "-ll", "-p", "80", "-e", "echo", "answer"];
 
 #[test]
 fn a_published_port_leads_to_the_container() {
@@ -108,10 +109,10 @@ fn a_published_port_leads_to_the_container() {
         ["run", "-d", "--image", "test", "--network", "cni:test", "--publish", "8080:80/tcp", &id, "--"];
     host.dhow(&[&options[..], &SERVER].concat()).run().ok();
     let ask = |address: &str, port: &str| -> Outcome {
-        host.program(&["timeout", "3", "busybox", "nc", address, port]).run()
+        // What is refused is so at once; on a busy machine an answer may take seconds.
+        host.program(&["timeout", "30", "busybox", "nc", address, port]).run()
     };
     for (address, port) in [("10.77.0.1", "8080"), ("127.0.0.1", "8080"), ("10.77.0.2", "80")] {
-        // The server takes one connection at a time, and a busy machine makes each a matter of seconds.
         let answers = holds_within(Duration::from_secs(90), || ask(address, port).stdout == "answer\n");
         assert!(answers, "{address}:{port} does not answer");
     }
@@ -125,6 +126,27 @@ fn a_published_port_leads_to_the_container() {
     assert_eq!(host.leases(), Vec::<String>::new());
     assert!(!host.nat().contains("10.77.0.2"), "{}", host.nat());
     assert!(!ask("10.77.0.1", "8080").stdout.contains("answer"));
+    scene.is_clean();
+}
+
+/// An init that is late with its network namespace still has the host's: nothing may be put in there.
+#[test]
+fn the_network_waits_for_the_namespace() {
+    needs_plugins!();
+    if Runner::new("/bin/sh").args(["-c", "strace -o /dev/null true"]).run().code != 0 {
+        return machine::skip("strace is not there, or may not trace");
+    }
+    let scene = Scene::new();
+    let host = Host::new(&scene, &bridge(&scene));
+    let words = ["run", "--image", "test", "--network", "cni:test", &host.id(), "--", "ip", "-o", "link"];
+    let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=unshare:delay_enter=1000000"];
+    let (binary, root) = (binary(), scene.state_dir());
+    let own = [binary.to_str().unwrap(), "--root", root.to_str().unwrap()];
+    let seen = host.program(&[&strace[..], &own, &words].concat()).limit(Duration::from_secs(60)).run().ok();
+    assert!(seen.stdout.contains("eth0"), "{seen}");
+    let of_host = host.program(&["busybox", "ip", "-o", "link"]).run().ok();
+    assert!(!of_host.stdout.contains("eth0"), "{of_host}");
+    assert_eq!(host.leases(), Vec::<String>::new());
     scene.is_clean();
 }
 
@@ -177,6 +199,141 @@ fn a_killed_create_leaves_nothing_in_the_network() {
     host.dhow(&["delete", "--force", &id]).run().ok();
     assert_eq!(host.leases(), Vec::<String>::new());
     assert!(!host.nat().contains("8082"), "{}", host.nat());
+    scene.is_clean();
+}
+
+impl Host<'_> {
+    /// The state that `inspect` tells.
+    fn state(&self, id: &str) -> Value {
+        self.dhow(&["inspect", id]).run().ok().json()
+    }
+
+    /// The address that the container has, and that its /etc/hosts tells of.
+    fn address(&self, id: &str) -> String {
+        let seen = self.dhow(&["exec", id, "ip", "-o", "-4", "addr", "show", "eth0"]).run().ok();
+        let address = seen.stdout.split_whitespace().nth(3).unwrap().split('/').next().unwrap().to_owned();
+        let hosts = self.dhow(&["exec", id, "cat", "/etc/hosts"]).run().ok().stdout;
+        let own: Vec<&str> = hosts.lines().filter(|line| line.ends_with(&format!("\t{id}"))).collect();
+        assert_eq!(own, [format!("{address}\t{id}")]);
+        address
+    }
+
+    /// Nothing of the container is in the network.
+    #[track_caller]
+    fn is_left(&self) {
+        assert_eq!(self.leases(), Vec::<String>::new());
+        assert!(!self.nat().contains("10.77.0."), "{}", self.nat());
+    }
+}
+
+/// Each life of a container is in the network anew, and between two it is in none.
+#[test]
+fn every_life_has_its_network() {
+    needs_plugins!();
+    let scene = Scene::new();
+    let host = Host::new(&scene, &bridge(&scene));
+    let id = host.id();
+    let run = |options: &[&str], command: &[&str]| {
+        let own = ["run", "-d", "--image", "test", "--network", "cni:test", "-p", "8083:80"];
+        host.dhow(&[&own[..], options, &[&id, "--"], command].concat()).run()
+    };
+    // By a policy: three lives, each with its address, and a network that is left behind the last.
+    let script = "ip -o -4 addr show eth0; exit 3";
+    run(&["--restart", "on-failure:2", "--log-driver", "json-file"], &["sh", "-c", script]).ok();
+    eventually("the last life is over", || {
+        let state = host.state(&id);
+        state["state"] == "exited" && state["exitedAt"].is_string() && host.leases().is_empty()
+    });
+    let said = host.dhow(&["logs", &id]).run().ok().stdout;
+    assert_eq!(said.matches("eth0    inet 10.77.0.").count(), 3, "{said}");
+    host.is_left();
+    host.dhow(&["delete", &id]).run().ok();
+    // By hand, while it runs and when it is stopped; with a monitor and without.
+    for options in [&["--monitor"][..], &[]] {
+        run(options, &["sleep", "1000"]).ok();
+        let first = host.address(&id);
+        assert_eq!(host.leases(), [&*first]);
+        host.dhow(&["restart", "--time", "0", &id]).run().ok();
+        let second = host.address(&id);
+        assert_eq!(host.leases(), [&*second]);
+        let published = host.nat().lines().filter(|line| line.contains("--to-destination")).count();
+        assert_eq!(published, 1, "{}", host.nat());
+        assert!(host.nat().contains(&format!("{second}:80")), "{}", host.nat());
+        host.dhow(&["stop", "--time", "0", &id]).run().ok();
+        if !options.is_empty() {
+            // Without a monitor nobody is there to leave it at once.
+            eventually("the network is left", || host.leases().is_empty());
+            host.is_left();
+        }
+        host.dhow(&["restart", &id]).run().ok();
+        assert_eq!(host.leases(), [host.address(&id)]);
+        host.dhow(&["delete", "--force", &id]).run().ok();
+        host.is_left();
+    }
+    // A foreground that keeps its container leaves the network too.
+    let own =
+        ["run", "--keep", "--image", "test", "--network", "cni:test", "-p", "8083:80", &id, "--", "true"];
+    host.dhow(&own).run().ok();
+    host.is_left();
+    host.dhow(&["delete", &id]).run().ok();
+    scene.is_clean();
+}
+
+/// What breaks between two lives, and who clears up.
+#[test]
+fn a_life_that_fails_leaves_the_network() {
+    needs_plugins!();
+    let scene = Scene::new();
+    let plugins = scene.dir().join("plugins");
+    fs::create_dir(&plugins).unwrap();
+    // The last plugin: fails as long as a file says so, when all before it is done.
+    let moody = "#!/bin/sh\n[ \"$CNI_COMMAND\" = ADD ] || exit 0\n\
+        if [ -e \"$0.fails\" ]; then echo '{\"code\": 7, \"msg\": \"not today\"}'; exit 1; fi\n\
+        exec busybox sed -E 's/.*\"prevResult\"://; s/(,\"type\":\"moody\")?\\}$//'\n";
+    fs::write(plugins.join("moody"), moody).unwrap();
+    fs::set_permissions(plugins.join("moody"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut list = bridge(&scene);
+    list.as_array_mut().unwrap().push(json!({"type": "moody"}));
+    let host = Host::new(&scene, &list);
+    let id = host.id();
+    let path = format!("{}:/opt/cni/bin:/usr/lib/cni", plugins.display());
+    let run = |command: &[&str]| {
+        let own = ["run", "-d", "--monitor", "--image", "test", "--network", "cni:test", "-p", "8084:80"];
+        host.dhow(&[&own[..], &[&id, "--"], command].concat()).env("CNI_PATH", &path).run()
+    };
+    // A first life that fails, in the network and behind it: nothing is left at all.
+    let fails = plugins.join("moody.fails");
+    fs::write(&fails, "").unwrap();
+    run(&["sleep", "1000"]).fails(&["\"moody\" failed at ADD", "not today"]);
+    host.is_left();
+    scene.is_clean();
+    fs::remove_file(&fails).unwrap();
+    run(&["/no/such/program"]).fails(&["no such file"]);
+    host.is_left();
+    scene.is_clean();
+    // A later one: the container stays, stopped and in no network, and can be tried again.
+    run(&["sleep", "1000"]).ok();
+    fs::write(&fails, "").unwrap();
+    host.dhow(&["stop", "--time", "0", &id]).run().ok();
+    let seen = host.dhow(&["restart", &id]).run().exits(1);
+    assert!(seen.stderr.contains("not today"), "{seen}");
+    assert_eq!(host.state(&id)["state"], "exited");
+    host.is_left();
+    fs::remove_file(&fails).unwrap();
+    host.dhow(&["restart", &id]).run().ok();
+    assert_eq!(host.leases(), [host.address(&id)]);
+    // A monitor that is killed leaves it to delete.
+    let kill = |pid: &Value| {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid.as_i64().unwrap()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    };
+    let state = host.state(&id);
+    kill(&state["monitor"]);
+    kill(&state["pid"]);
+    eventually("it ends", || host.dhow(&["state", &id]).run().ok().json()["status"] == "stopped");
+    assert_eq!(host.leases().len(), 1);
+    host.dhow(&["delete", "--force", &id]).run().ok();
+    host.is_left();
     scene.is_clean();
 }
 

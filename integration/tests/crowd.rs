@@ -2,7 +2,7 @@
 //! and nothing is left. `DHOW_CROWD` is how many containers there are, `DHOW_CROWD_SECONDS` how long
 //! it goes on, `DHOW_CRASH_SEED` where the dice begin; `make test-crash` asks for 1000 and a minute.
 
-use dhow_integration::{Container, Scene, holds_within, wait};
+use dhow_integration::{Container, Outcome, Scene, holds_within, wait};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -104,6 +104,20 @@ fn exact_sequence(scene: &Scene, c: &Container<'_>, dice: &mut Dice) -> usize {
     story.len()
 }
 
+fn any_command(scene: &Scene, c: &Container<'_>, dice: &mut Dice) -> Outcome {
+    match dice.throw(12) {
+        0..=2 => scene.dhow(["create", "--bundle", c.bundle().to_str().unwrap(), c.id()]).run(),
+        3..=4 => c.command(&["start"]).run(),
+        5 => c.command(&["exec"]).args(["/payload", "exit", "0"]).run(),
+        6 => c.command(&["pause"]).run(),
+        7 => c.command(&["resume"]).run(),
+        8 => c.command(&["kill"]).args(["KILL"]).run(),
+        9 => c.command(&["state"]).run(),
+        10 => c.command(&["delete"]).run(),
+        _ => c.command(&["delete", "--force"]).run(),
+    }
+}
+
 #[test]
 fn sixteen_commands_at_a_time_on_shared_containers() {
     let containers = from_environment("DHOW_CROWD", 60);
@@ -142,20 +156,7 @@ fn sixteen_commands_at_a_time_on_shared_containers() {
                             continue;
                         }
                         let _shared = held[number].read().unwrap_or_else(PoisonError::into_inner);
-                        let outcome = match dice.throw(12) {
-                            0..=2 => {
-                                let bundle = c.bundle().to_str().unwrap();
-                                scene.dhow(["create", "--bundle", bundle, c.id()]).run()
-                            }
-                            3..=4 => c.command(&["start"]).run(),
-                            5 => c.command(&["exec"]).args(["/payload", "exit", "0"]).run(),
-                            6 => c.command(&["pause"]).run(),
-                            7 => c.command(&["resume"]).run(),
-                            8 => c.command(&["kill"]).args(["KILL"]).run(),
-                            9 => c.command(&["state"]).run(),
-                            10 => c.command(&["delete"]).run(),
-                            _ => c.command(&["delete", "--force"]).run(),
-                        };
+                        let outcome = any_command(scene, c, &mut dice);
                         done.fetch_add(1, Ordering::Relaxed);
                         if outcome.code != 0 {
                             failed.fetch_add(1, Ordering::Relaxed);

@@ -504,6 +504,103 @@ fn links_of_an_image_lead_nowhere() {
     is_gone(&scene);
 }
 
+#[test]
+fn privileged_is_kept_nothing_from() {
+    let scene = Scene::new();
+    usual(&scene);
+    let says = |options: &[&str], script: &str| {
+        let seen = run(&scene, options, &["sh", "-c", script]).run().ok();
+        is_gone(&scene);
+        seen.stdout.trim_end().to_owned()
+    };
+    let look = "grep -c '^Seccomp:.0' /proc/self/status; grep -c '^NoNewPrivs:.0' /proc/self/status; \
+        grep CapEff /proc/self/status; ls /dev | wc -l; grep ' /proc/' /proc/mounts | wc -l; \
+        grep -c ' /sys sysfs ro' /proc/mounts; unshare -m true && echo may unshare";
+    let ordinary = run(&scene, &["--security-opt", "no-new-privileges=true"], &["sh", "-c", look]).run();
+    let ordinary: Vec<&str> = ordinary.stdout.lines().collect();
+    assert_eq!((ordinary[0], ordinary[1], ordinary[5], ordinary.len()), ("0", "0", "1", 6), "{ordinary:?}");
+    assert_ne!(ordinary[4], "0");
+    let seen = says(&["--privileged"], look);
+    let lines: Vec<&str> = seen.lines().collect();
+    assert_eq!((lines[0], lines[1], lines[4], lines[5], lines[6]), ("1", "1", "0", "0", "may unshare"));
+    let bounding = fs::read_to_string("/proc/self/status").unwrap();
+    let bounding = bounding.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap().trim().to_owned();
+    assert_eq!(lines[2], format!("CapEff:\t{bounding}"), "all that this machine has");
+    let number = |lines: &[&str]| lines[3].trim().parse::<usize>().unwrap();
+    let of_host = fs::read_dir("/dev").unwrap().count();
+    assert!(number(&lines) > number(&ordinary) && number(&lines) <= of_host + 8, "{seen}");
+    // A device alone, under another name; without it the cgroup denies it, whatever node is made.
+    let node = "cat /dev/null2 && echo read; stat -c %t:%T /dev/null2";
+    assert_eq!(says(&["--device", "/dev/null:/dev/null2"], node), "read\n1:3");
+    run(&scene, &["--device", "/dev/nonsense"], &["true"]).run().fails(&["--device", "/dev/nonsense"]);
+    is_gone(&scene);
+}
+
+#[test]
+fn more_options_of_docker() {
+    let scene = Scene::new();
+    usual(&scene);
+    let says = |options: &[&str], script: &str| {
+        let seen = run(&scene, options, &["sh", "-c", script]).run().ok();
+        is_gone(&scene);
+        seen.stdout.trim_end().to_owned()
+    };
+    let shared = scene.dir().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::write(shared.join("in"), "from the host").unwrap();
+    let bind = format!("type=bind,source={},target=/m,readonly", shared.display());
+    assert_eq!(says(&["--mount", &bind], "cat /m/in; touch /m/x 2>/dev/null || echo ro"), "from the hostro");
+    assert_eq!(
+        says(&["--mount", "type=tmpfs,dst=/t,tmpfs-size=64k"], "df -k /t | tail -1 | awk '{print $2}'"),
+        "64"
+    );
+    assert_eq!(says(&["--mount", "dst=/v"], "touch /v/x && grep -c ' /v tmpfs' /proc/mounts || true"), "0");
+    assert_eq!(says(&["--shm-size", "1m"], "df -k /dev/shm | tail -1 | awk '{print $2}'"), "1024");
+    assert_eq!(says(&["-u", "app", "--group-add", "77"], "id -G"), "8 9 77");
+    assert_eq!(says(&["--sysctl", "kernel.msgmax=4097"], "cat /proc/sys/kernel/msgmax"), "4097");
+    assert_eq!(says(&["--oom-score-adj", "321"], "cat /proc/self/oom_score_adj"), "321");
+    let names = ["--add-host", "box:10.9.8.7", "--dns", "10.9.8.6", "--dns-search", "example.org"];
+    let seen = says(&names, "cat /etc/hosts /etc/resolv.conf");
+    for line in ["10.9.8.7\tbox", "nameserver 10.9.8.6", "search example.org"] {
+        assert!(seen.lines().any(|one| one == line), "{line}: {seen}");
+    }
+    assert_eq!(seen.matches("nameserver").count(), 1, "{seen}");
+    let of_host = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
+    for kind in ["pid", "ipc", "uts"] {
+        let script = format!("ls -l /proc/self/ns/{kind}");
+        let option = format!("--{kind}");
+        assert!(says(&[&option, "host"], &script).ends_with(&of_host(kind)), "{kind}");
+        assert!(!says(&[&option, "private"], &script).ends_with(&of_host(kind)), "{kind}");
+        run(&scene, &[&option, "container:x"], &["true"]).run().fails(&[&option, "private or host"]);
+    }
+    // The host's name stays the host's.
+    let before = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!(says(&["--uts", "host"], "hostname"), before.trim_end());
+    let name = id(&scene);
+    let script = "trap 'echo asked; exit 7' USR1; echo ready; while :; do sleep 0.05; done";
+    let options = ["--stop-signal", "USR1", "--detach", "--log-driver", "json-file"];
+    run(&scene, &options, &["sh", "-c", script]).run().ok();
+    eventually("it runs", || scene.dhow(["logs", &name]).run().stdout.contains("ready"));
+    scene.dhow(["stop", &name]).run().ok();
+    assert!(scene.dhow(["logs", &name]).run().ok().stdout.contains("asked"));
+    delete(&scene);
+    for (options, words) in [
+        (&["--stop-signal", "NOSUCH"][..], &["signal", "NOSUCH"][..]),
+        (&["--mount", "type=volume,src=name,dst=/x"], &["no named volumes"]),
+        (&["--mount", "dst=x"], &["--mount", "absolute"]),
+        (&["--group-add", "nobody"], &["nobody", "group file"]),
+        (&["--add-host", "a:nonsense"], &["--add-host", "NAME:ADDRESS"]),
+        (&["--sysctl", "x"], &["--sysctl", "KEY=VALUE"]),
+        (&["--sysctl", "kernel.panic=1"], &["kernel.panic"]),
+    ] {
+        run(&scene, options, &["true"]).run().fails(words);
+        is_gone(&scene);
+    }
+    run(&scene, &["--platform", "x"], &["true"]).run().fails(&["--platform"]);
+    scene.dhow(["run", "--pid", "host", &name]).run().fails(&["--pid needs --image"]);
+    is_gone(&scene);
+}
+
 /// The user's name is looked up in the image, whose files may be links to the host's.
 #[test]
 fn accounts_of_the_host_are_not_the_images() {
@@ -543,6 +640,33 @@ fn a_user_without_rights_runs_an_image() {
     assert_eq!(seen.stdout, format!("0\n{name}\n"));
     let seen = dhow(&["diff", &name]).ok();
     assert_eq!(seen.stdout, "A /a\nA /a/b\nC /etc\nD /etc/group\nC /etc/motd\n");
+    let own_file = home.join("file");
+    fs::write(&own_file, "of the user").unwrap();
+    chown(&own_file, Some(UID), Some(UID)).unwrap();
+    let at = |path: &str| format!("{name}:{path}");
+    // Of a stopped container, with its volumes, and of one that runs.
+    let copies = || {
+        dhow(&["cp", "file", &at("/a/b/file")]).ok();
+        dhow(&["cp", &at("/a/b/file"), "back"]).ok();
+        assert_eq!(fs::read_to_string(home.join("back")).unwrap(), "of the user");
+        fs::remove_file(home.join("back")).unwrap();
+        assert!(dhow(&["cp", &at("/etc/motd"), "-"]).ok().stdout.contains("new\n"));
+        dhow(&["cp", &at("/nonsense"), "-"]).fails(&["/nonsense", "no such file"]);
+        dhow(&["cp", "file", &at("/home-of-mine/copy")]).ok();
+        assert_eq!(fs::read_to_string(home.join("shared/copy")).unwrap(), "of the user");
+        fs::remove_file(home.join("shared/copy")).unwrap();
+    };
+    dhow(&["commit", &name, "changed"]).ok();
+    dhow(&["delete", &name]).ok();
+    fs::create_dir(home.join("shared")).unwrap();
+    chown(home.join("shared"), Some(UID), Some(UID)).unwrap();
+    let volume = format!("{}:/home-of-mine", home.join("shared").display());
+    let sleep = ["-v", &volume, "--image", "changed", &name, "--", "sleep", "1000"];
+    dhow(&[&["run", "--detach"][..], &sleep].concat()).ok();
+    copies();
+    dhow(&["kill", &name, "KILL"]).ok();
+    eventually("it stops", || dhow(&["state", &name]).ok().json()["status"] == "stopped");
+    copies();
     dhow(&["delete", &name]).ok();
     assert!(fs::read_dir(home.join("state/@images/containers")).unwrap().next().is_none());
     dhow(&["run", "--image", "test", "--user", "7", &name, "--", "true"]).fails(&["not mapped", "--user 0"]);
@@ -603,12 +727,27 @@ fn a_user_with_ranges_of_ids_runs_an_image_of_several_users() {
     assert_eq!(seen.stdout, "7\n7\nof app7:7\n0:0\n", "{seen}");
     let seen = dhow(&["diff", &name]).ok();
     assert_eq!(seen.stdout, "C /own\nA /own/d\nA /own/d/x\nC /own/secret\n");
+    // What belongs to another of the user's ids is copied too, out and in.
+    let at = |path: &str| format!("{name}:{path}");
+    let copies = || {
+        dhow(&["cp", &at("/own/d/x"), "x"]).ok();
+        assert_eq!(fs::metadata(home.join("x")).unwrap().uid(), UID);
+        dhow(&["cp", "x", &at("/own/d/y")]).ok();
+        dhow(&["cp", "-a", &at("/own/d"), "tree"]).ok();
+        assert_eq!(fs::metadata(home.join("tree/x")).unwrap().uid(), 3_000_006);
+        within(&["rm", "-f", "x"]).ok();
+        fs::remove_dir_all(home.join("tree")).unwrap();
+    };
+    copies();
     dhow(&["commit", &name, "changed"]).ok();
     dhow(&["delete", &name]).ok();
     assert!(fs::read_dir(home.join("state/@images/containers")).unwrap().next().is_none());
     // The image's own user, with the groups that its group file gives.
     let seen = dhow(&["run", "--image", "changed", &name, "--", "sh", "-c", "id -u; id -G; cat /own/secret"]);
     assert_eq!(seen.ok().stdout, "7\n8 9\nmine");
+    dhow(&["run", "-d", "--image", "changed", "--user", "7:7", &name, "--", "sleep", "1000"]).ok();
+    copies();
+    dhow(&["delete", "--force", &name]).ok();
     dhow(&["image", "import", "far.tar"]).fails(&["70000:70000", "/etc/subuid"]);
     dhow(&["run", "--image", "test", "--user", "70000", &name, "--", "true"]).fails(&["not mapped"]);
     for name in ["test", "changed"] {

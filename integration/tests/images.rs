@@ -2,7 +2,7 @@
 
 use dhow_integration::command::{Running, workspace};
 use dhow_integration::machine::skip;
-use dhow_integration::{Outcome, Runner, Scene};
+use dhow_integration::{Outcome, Runner, Scene, Terminal};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -162,6 +162,59 @@ fn what_was_done_is_told_to_programs() {
         scene.dhow(["image"]).args(words.iter().copied()).run().ok().says("");
         scene.dhow(["image"]).args(words.iter().copied()).args(["--format", "xml"]).run().fails(&["xml"]);
     }
+}
+
+/// Imports with a terminal as standard error, while another holds the layer's lock until words were
+/// seen; when none are to come, for longer than a bar takes to be drawn.
+fn watched(scene: &Scene, archive: &Path, options: &str, lock: &Path, words: &str) -> String {
+    let (mut terminal, slave) = Terminal::open();
+    terminal.resize(80, 24);
+    fs::create_dir_all(lock.parent().unwrap()).unwrap();
+    let held = fs::File::create(lock).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    // The test's own end stays open until all was read: what a closed terminal had is gone.
+    let own = fs::OpenOptions::new().read(true).write(true).open(&slave).unwrap();
+    let script = format!("exec \"$@\" {options} 2>{} >&2", slave.display());
+    let line = import(scene, archive).line();
+    let running = Runner::new("/bin/sh").args(["-c", &script, "sh"]).args(line).env("TERM", "xterm").spawn();
+    match words {
+        "" => std::thread::sleep(Duration::from_millis(500)),
+        words => _ = terminal.until(words),
+    }
+    drop(held);
+    running.wait().ok();
+    drop(own);
+    terminal.until_end().to_owned()
+}
+
+#[test]
+fn a_bar_is_shown_to_a_person_who_waits() {
+    let scene = Scene::new();
+    let archive = archive(&scene.dir().join("made"), 1, 50);
+    let remove = || {
+        scene.dhow(["image", "rm", "made:1"]).run().ok();
+        scene.dhow(["image", "gc"]).run().ok();
+    };
+    import(&scene, &archive).run().ok();
+    let layers = scene.dhow(["image", "inspect", "made:1"]).run().ok().json();
+    let diff = layers["config"]["rootfs"]["diff_ids"][0].as_str().unwrap().strip_prefix("sha256:").unwrap();
+    let lock = store(&scene).join("locks").join(diff);
+    remove();
+    // Bytes of how many, on one line that is drawn anew; at the end only the result is left.
+    let seen = watched(&scene, &archive, "", &lock, "0 B of");
+    let (bar, result) = seen.split_at(seen.rfind("\x1b[2K").unwrap());
+    assert!(!bar.contains('\n') && bar.contains("KiB, 0 B/s"), "{seen:?}");
+    assert_eq!(result.lines().count(), 1, "{seen:?}");
+    assert!(result.contains("docker.io/library/made:1: 1 layers") && result.ends_with("\r\n"), "{seen:?}");
+    remove();
+    // None for programs, nor for those who want quiet, nor where nobody looks, nor for what is quick.
+    for options in ["--quiet", "--format json"] {
+        let seen = watched(&scene, &archive, options, &lock, "");
+        assert!(!seen.contains('\x1b') && seen.lines().count() == 1, "{options} {seen:?}");
+        remove();
+    }
+    let unseen = import(&scene, &archive).run().ok();
+    assert_eq!(unseen.stderr, "");
 }
 
 /// A layer of a million empty files in a thousand directories: half a gigabyte of headers.

@@ -1,6 +1,6 @@
 //! Namespaces: new ones, the host's, and others' by path.
 
-use dhow_integration::{Container, Scene, machine, skip_unless};
+use dhow_integration::{Container, Runner, Scene, machine, skip_unless};
 use serde_json::json;
 use std::fs;
 
@@ -307,6 +307,18 @@ fn without_a_mount_namespace_the_root_is_changed_and_the_mounts_go_at_delete() {
     failing.write_config(&config.to_string());
     failing.create().fails(&["no such file or directory"]);
     assert_eq!(below(&failing.rootfs()), 0);
+    // A rootfs that an engine has mounted is the engine's to unmount.
+    let rootfs = failing.rootfs();
+    let words = ["--bind", rootfs.to_str().unwrap(), rootfs.to_str().unwrap()];
+    Runner::new("mount").args(words).run().ok();
+    failing.create().fails(&["no such file or directory"]);
+    assert_eq!(below(&rootfs), 1);
+    config["process"]["args"] = json!(["/payload", "sleep", "100"]);
+    failing.write_config(&config.to_string());
+    failing.up();
+    failing.delete_force().ok();
+    assert_eq!(below(&rootfs), 1);
+    Runner::new("umount").args([rootfs.to_str().unwrap()]).run().ok();
     let masked = scene.container(|c| {
         c.without_namespace("mount").payload(&["exit", "0"]);
     });

@@ -339,6 +339,19 @@ fn the_callers_cpus_are_not_the_containers() {
 
 /// What config.json says of all processes holds for those that come later.
 #[test]
+fn flags_of_a_personality_are_warned_of() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.set("/linux/personality", json!({ "domain": "LINUX", "flags": ["NO_SUCH"] }));
+    });
+    let outcome = c.run().ok();
+    if dhow_integration::is_dhow() {
+        assert!(outcome.stderr.contains("linux.personality.flags [\"NO_SUCH\"]"), "{outcome}");
+    }
+    scene.is_clean();
+}
+
+#[test]
 fn an_execed_process_has_the_personality_of_the_container() {
     let scene = Scene::new();
     let c = scene.container(|c| {

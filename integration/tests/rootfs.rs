@@ -1,9 +1,10 @@
 //! The root file system: mounts, devices, masks, links that lead astray, and the host untouched.
 
-use dhow_integration::Scene;
+use dhow_integration::{Container, Runner, Scene};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 
 /// The fields of the mountinfo line for `point`: per-mount options, type, and superblock options.
 fn mount_of<'a>(mountinfo: &'a str, point: &str) -> (&'a str, &'a str, &'a str) {
@@ -338,6 +339,42 @@ fn propagation_of_the_root_is_what_the_config_says() {
         assert_eq!(found, mark.is_some(), "{value}: {root}");
         assert_eq!(optional.contains(&"unbindable"), value.ends_with("unbindable"), "{value}: {root}");
     }
+}
+
+/// On a host whose mounts are shared, as systemd makes them, an unmount in a container's copy of them
+/// is one on the host, unless something is done about it.
+#[test]
+fn the_mounts_of_a_host_that_shares_them_stay() {
+    const SCRIPT: &str = "points() { cut -d' ' -f5 /proc/self/mountinfo | sort; }
+        mount --bind ${0%/*} ${0%/*}; before=$(points); \"$@\" || exit; after=$(points)
+        [ \"$before\" = \"$after\" ] || { echo \"$before\" >$0; echo \"$after\" | diff $0 -; exit 99; }";
+    let scene = Scene::new();
+    let shared = |c: &Container<'_>, more: &[&str]| {
+        let other = scene.dir().join("points");
+        let host = ["--mount", "--propagation", "shared", "/bin/sh", "-c", SCRIPT, other.to_str().unwrap()];
+        let line = scene.dhow(["run", "--bundle", c.bundle().to_str().unwrap()]).args(more).line();
+        Runner::new("unshare").args(host).args(line).args([c.id()]).run()
+    };
+    for value in ["", "private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable"] {
+        let c = scene.container(|c| {
+            c.set("/linux/rootfsPropagation", value).payload(&["echo", "there"]);
+            c.bind(Path::new("/sys"), "/host-sys", &["rbind"]);
+        });
+        for more in [&[][..], &["--no-pivot"]] {
+            println!("{value:?} {more:?}");
+            shared(&c, more).ok().says("there");
+        }
+    }
+    let bare = scene.container(|c| {
+        c.without_namespace("mount").payload(&["echo", "there"]).bind(
+            Path::new("/sys"),
+            "/host-sys",
+            &["rbind"],
+        );
+        c.set("/linux/maskedPaths", json!([])).set("/linux/readonlyPaths", json!([]));
+    });
+    shared(&bare, &[]).ok().says("there");
+    scene.is_clean();
 }
 
 #[test]

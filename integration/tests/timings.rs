@@ -85,6 +85,29 @@ fn the_file_is_a_trace() {
     assert_eq!(names, 2);
 }
 
+#[test]
+fn a_command_that_fails_shows_how_far_it_came() {
+    skip_unless!(is_dhow(), "other runtimes have no --timings");
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.args(&["/no/such/program"]);
+    });
+    let file = scene.dir().join("trace.json");
+    let outcome = c.run_with(&[&format!("--timings={}", file.display())]).run().exits(1);
+    let error = outcome.stderr.lines().last().unwrap();
+    assert!(error.starts_with("dhow: exec: \"/no/such/program\": no such file or directory"), "{outcome}");
+    let rows = rows(&outcome.stderr);
+    assert!(has(&rows, "│ look for the program") && !has(&rows, "the payload runs"), "{outcome}");
+    let trace: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    assert!(events.iter().any(|event| event["name"] == "look for the program"), "{trace}");
+    // One that fails before it does anything, and whose trace cannot be written: its own error is told.
+    let nowhere = format!("--timings={}/no/such/trace.json", scene.dir().display());
+    let outcome = scene.dhow([&nowhere, "start", "nobody"]).run().exits(1);
+    assert!(outcome.stderr.ends_with("dhow: container \"nobody\" does not exist\n"), "{outcome}");
+    scene.is_clean();
+}
+
 /// Without the option nothing is said, mapped or asked of the clock for it.
 #[test]
 fn it_costs_nothing_when_it_is_off() {

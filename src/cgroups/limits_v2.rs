@@ -253,6 +253,7 @@ mod tests {
         assert_eq!(lines(json, Mode::Create), expected);
         assert_eq!(lines(r#"{"cpu":{"quota":5000}}"#, Mode::Create), ["cpu.max=5000"]);
         assert_eq!(lines(r#"{"cpu":{"quota":-1}}"#, Mode::Update), ["cpu.max=max"]);
+        assert_eq!(lines(r#"{"cpu":{"shares":512,"idle":1}}"#, Mode::Create), ["cpu.idle=1"]);
     }
 
     #[test]

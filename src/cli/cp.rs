@@ -23,8 +23,8 @@ pub(super) const COMMAND: Command = Command {
     name: "cp",
     about: "Copy files between a container and the host: ID:PATH is the container's",
     details: "A directory that is there is copied into; DIR/. means what is in DIR. `-` is a tar archive on \
-              standard input or output. Paths of a running container are as its processes see them, mounts \
-              included; of a stopped one, its root filesystem alone.",
+              standard input or output. Paths are as the container's processes see them, volumes included; \
+              of a stopped one, what it had in memory (tmpfs) is gone.",
     positionals: &[path("from", "ID:PATH, PATH or -"), path("to", "ID:PATH, PATH or -")],
     flags: &[
         switch("archive", "keep owners, set-id bits and extended attributes").short('a'),

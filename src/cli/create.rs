@@ -70,7 +70,8 @@ fn run(context: &Context, args: &Args) -> Result<i32> {
     let mut request = request(args)?;
     if let Some(supervision) = &mut request.supervision {
         supervision.monitor = runtime::caller()?;
-        request.undo = std::mem::take(&mut supervision.undo);
+        let undo = std::mem::take(&mut supervision.undo);
+        (request.network, request.undo) = runtime::CniNetwork::split(undo, &request.id)?;
     }
     let create = |request: &Request| runtime::create(context, request, StartedBy::Start).map(|_| 0);
     let Some(from) = from_image(args)? else { return create(&request) };

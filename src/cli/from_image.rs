@@ -4,11 +4,11 @@ use super::table::{Args, Flag, Positional, option, switch};
 use super::update::bytes;
 use crate::error::{Class, Error, Result};
 use crate::image::Options;
-use crate::runtime::FromImage;
+use crate::runtime::{self, FromImage};
 use std::path::PathBuf;
 
 /// How many options there are.
-pub(super) const COUNT: usize = 24;
+pub(super) const COUNT: usize = 43;
 
 /// They mean something only together with `--image`.
 pub(super) const FLAGS: [Flag; COUNT] = [
@@ -36,6 +36,29 @@ pub(super) const FLAGS: [Flag; COUNT] = [
     option("ulimit", "NAME=SOFT[:HARD]", "set a resource limit").many(),
     option("security-opt", "OPTION", "seccomp=unconfined|FILE, no-new-privileges=BOOL, or apparmor=PROFILE")
         .many(),
+    switch(
+        "privileged",
+        "keep nothing from it: all capabilities and devices, no seccomp, /proc and /sys open",
+    ),
+    option("device", "DEVICE[:PLACE][:rwm]", "give a device of the host").many(),
+    option("mount", "type=TYPE,source=PATH,target=DIR", "mount; TYPE is bind, tmpfs or volume; also ro")
+        .many(),
+    option("pid", "NAMESPACE", "private or host: whose processes it sees [default: private]"),
+    option("ipc", "NAMESPACE", "private or host: whose shared memory [default: private]"),
+    option("uts", "NAMESPACE", "private or host: whose host name [default: private]"),
+    option("group-add", "GROUP", "one more group of the payload, by the image's group file").many(),
+    option("sysctl", "KEY=VALUE", "set a kernel parameter that is the container's own").many(),
+    option("stop-signal", "SIGNAL", "what `stop` sends [default: the image's, or TERM]"),
+    option("shm-size", "BYTES", "size of /dev/shm; k, m and g may follow [default: 64m]"),
+    option("add-host", "NAME:ADDRESS", "a line for /etc/hosts").many(),
+    option("dns", "ADDRESS", "a resolver, in place of the host's").many(),
+    option("dns-search", "DOMAIN", "where names are looked up, in place of the host's").many(),
+    option("memory-swap", "BYTES", "limit of memory and swap together; -1 is none"),
+    option("memory-reservation", "BYTES", "memory that it is to keep when memory is short"),
+    option("cpu-shares", "N", "CPU weight against others; 1024 is usual").short('c'),
+    option("cpuset-cpus", "LIST", "which CPUs it may use: 0-3,8"),
+    option("oom-score-adj", "N", "-1000 to 1000: how soon the kernel ends it when memory is out"),
+    option("platform", "OS/ARCH", "which image of an archive or layout [default: this machine's]"),
     option("network", "NETWORK", "none (loopback only), host, or cni:NAME [default: none]"),
     option("publish", "[ADDRESS:]HOST:PORT[/PROTOCOL]", "publish a port of the container (CNI)")
         .short('p')
@@ -97,6 +120,7 @@ pub(super) fn from_image(args: &Args) -> Result<Option<FromImage>> {
         network: args.value("network").map(str::to_owned),
         cni_directory: args.value("cni-conf-dir").map(PathBuf::from),
         publish: args.values("publish"),
+        platform: super::image::platform(args)?,
     }))
 }
 
@@ -122,6 +146,28 @@ fn options(args: &Args) -> Result<Options> {
         labels: args.values("label"),
         ulimits: args.values("ulimit"),
         security: args.values("security-opt"),
+        privileged: args.is_on("privileged"),
+        devices: args.values("device"),
+        mounts: args.values("mount"),
+        pid: text("pid"),
+        ipc: text("ipc"),
+        uts: text("uts"),
+        group_add: args.values("group-add"),
+        sysctls: args.values("sysctl"),
+        stop_signal: stop_signal(args)?,
+        shm_size: bytes(args, "shm-size")?.filter(|size| *size > 0),
+        add_hosts: args.values("add-host"),
+        dns: args.values("dns"),
+        dns_search: args.values("dns-search"),
+        memory_swap: bytes(args, "memory-swap")?,
+        memory_reservation: bytes(args, "memory-reservation")?,
+        cpu_shares: super::number(args, "cpu-shares")?,
+        cpuset_cpus: text("cpuset-cpus"),
+        oom_score_adj: super::number(args, "oom-score-adj")?,
         ..Options::default()
     })
+}
+
+fn stop_signal(args: &Args) -> Result<Option<String>> {
+    args.value("stop-signal").map(|text| runtime::parse_signal(text).map(|_| text.to_owned())).transpose()
 }

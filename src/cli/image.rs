@@ -12,7 +12,7 @@ use crate::image::{
     Backing, ImportRequest, Imported, Limits, Reference, Store, bundle, container, import, manage, owners,
     save,
 };
-use crate::runtime::Context;
+use crate::runtime::{self, Context};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ pull and push use the credentials that `docker login` or `podman login` stored, 
         greedy: true,
         many: false,
         last: false,
-        help: "import, pull, push, ls, inspect, history, tag, rm, gc, verify, du or save, and its arguments",
+        help: "import, pull, push, ls, inspect, history, tag, rm, gc, verify, du, unpack or save, and its arguments",
     }],
     flags: &[],
     enters: false,
@@ -138,6 +138,16 @@ pub(super) const COMMANDS: &[Command] = &[
     ),
     command("du", "Show what images take on disk", &[], &[FORMAT], usage),
     command(
+        "unpack",
+        "Write an image's files into a new directory, apart from the store",
+        &[IMAGE, name("dir", "a new directory")],
+        &[],
+        |context, args| {
+            let directory = args.positional(1).unwrap_or_default();
+            runtime::unpack(context, args.id(), directory.as_ref()).map(|()| 0)
+        },
+    ),
+    command(
         "save",
         "Write an image as an archive that is an OCI layout and a docker save archive at once",
         &[IMAGE],
@@ -181,11 +191,13 @@ pub(super) fn is_json(args: &Args) -> Result<bool> {
     }
 }
 
+/// The platform that is asked for.
+pub(super) fn platform(args: &Args) -> Result<Option<Platform>> {
+    let parsed = |text| Platform::parse(text).ok_or_else(|| unknown("--platform", text));
+    args.value("platform").map(parsed).transpose()
+}
+
 fn import_image(context: &Context, args: &Args) -> Result<i32> {
-    let platform = match args.value("platform") {
-        None => Platform::host(),
-        Some(text) => Platform::parse(text).ok_or_else(|| unknown("--platform", text))?,
-    };
     let defaults = Limits::default();
     let limits = Limits {
         layer: super::number(args, "max-layer-size")?.unwrap_or(defaults.layer),
@@ -197,7 +209,7 @@ fn import_image(context: &Context, args: &Args) -> Result<i32> {
     let request = ImportRequest {
         from: PathBuf::from(from),
         name: args.value("name").map(Reference::parse).transpose()?,
-        platform,
+        platform: platform(args)?.unwrap_or_else(Platform::host),
         limits,
         backing: backing(args)?,
         progress: Arc::default(),

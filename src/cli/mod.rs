@@ -239,31 +239,7 @@ impl Parsed {
             Some("disabled") => Driver::Disabled,
             Some(text) => return Err(unknown("--cgroup-manager", text)),
         };
-        let root = globals.value("root").map(PathBuf::from);
-        // No container can be called so.
-        let images = root.as_ref().map_or_else(default_images, |root| root.join("@images"));
-        let context = Context::new(root.unwrap_or_else(default_root), driver, rootless);
-        Ok(Context { images, ..context })
-    }
-}
-
-/// Where containers are when `--root` does not say: gone with a reboot, as engines expect.
-fn default_root() -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if !geteuid().is_root() && !directory.is_empty() => {
-            PathBuf::from(directory).join("dhow")
-        }
-        _ => PathBuf::from("/run/dhow"),
-    }
-}
-
-/// Where images are when `--root` does not say: there after a reboot.
-fn default_images() -> PathBuf {
-    match std::env::var_os("XDG_DATA_HOME") {
-        Some(directory) if !geteuid().is_root() && !directory.is_empty() => {
-            PathBuf::from(directory).join("dhow/images")
-        }
-        _ => PathBuf::from("/var/lib/dhow/images"),
+        Ok(Context::usual(globals.value("root").map(PathBuf::from), driver, rootless))
     }
 }
 

@@ -32,6 +32,16 @@ impl Bar {
 
 fn draw(progress: &Progress, ended: &AtomicBool) {
     std::thread::park_timeout(TICK);
+    // What is quick needs no bar, and before it is known how much there is there can be none.
+    while progress.total.load(Ordering::Relaxed) == 0 {
+        if ended.load(Ordering::Acquire) {
+            return;
+        }
+        std::thread::park_timeout(TICK);
+    }
+    if ended.load(Ordering::Acquire) {
+        return;
+    }
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let template = "{wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}";
     bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));

@@ -1,8 +1,7 @@
 //! `dhow image pull` and `dhow image push`.
 
-use super::image::{backing, imported, is_json, store};
+use super::image::{backing, imported, is_json, platform, store};
 use super::table::{Args, Flag, option, switch};
-use super::unknown;
 use crate::error::Result;
 use crate::image::documents::Platform;
 use crate::image::registry::{self, Access};
@@ -34,14 +33,10 @@ fn access(args: &Args, name: &Reference) -> Result<Access> {
 
 pub(super) fn pull(context: &Context, args: &Args) -> Result<i32> {
     let name = Reference::parse(args.id())?;
-    let platform = match args.value("platform") {
-        None => Platform::host(),
-        Some(text) => Platform::parse(text).ok_or_else(|| unknown("--platform", text))?,
-    };
     let request = ImportRequest {
         from: "".into(),
         name: None,
-        platform,
+        platform: platform(args)?.unwrap_or_else(Platform::host),
         limits: Limits::default(),
         backing: backing(args)?,
         progress: Arc::default(),

@@ -25,11 +25,11 @@ pub(super) struct Account {
     pub home: String,
 }
 
-/// `USER[:GROUP]` by the image's own passwd and group.
+/// `USER[:GROUP]` by the image's own passwd and group, with more groups beside its own.
 ///
 /// # Errors
-/// When the image does not know the name.
-pub(super) fn account(user: &str, overlay: &Overlay) -> Result<Account> {
+/// When the image does not know a name.
+pub(super) fn account(user: &str, more: &[String], overlay: &Overlay) -> Result<Account> {
     let (name, group) = user.split_once(':').map_or((user, None), |(name, group)| (name, Some(group)));
     let name = if name.is_empty() { "0" } else { name };
     let number = name.parse::<u32>().ok();
@@ -49,18 +49,23 @@ pub(super) fn account(user: &str, overlay: &Overlay) -> Result<Account> {
     let home = home.unwrap_or_else(|| "/".into());
     let all_groups = table(&layers, "etc/group")?;
     let gid_of = |fields: &Vec<String>| fields.get(2).and_then(|gid| gid.parse::<u32>().ok());
-    if let Some(group) = group {
+    let find = |group: &str| {
         let found = || all_groups.iter().find(|fields| fields[0] == group).and_then(gid_of);
         let gid = group.parse().ok().or_else(found);
-        let gid = gid.ok_or_else(|| refused(format!("its group {group:?} is not in its group file")))?;
-        return Ok(Account { uid, gid, groups: Vec::new(), home });
+        gid.ok_or_else(|| refused(format!("its group {group:?} is not in its group file")))
+    };
+    let more = more.iter().map(|group| find(group)).collect::<Result<Vec<u32>>>()?;
+    if let Some(group) = group {
+        return Ok(Account { uid, gid: find(group)?, groups: more, home });
     }
     let gid = field(3).unwrap_or(0);
     let login = entry.map_or("", |fields| fields[0].as_str());
     let member = |fields: &&Vec<String>| {
         !login.is_empty() && fields.get(3).is_some_and(|members| members.split(',').any(|one| one == login))
     };
-    let groups = all_groups.iter().filter(member).filter_map(gid_of).filter(|one| *one != gid).collect();
+    let own = all_groups.iter().filter(member).filter_map(gid_of).filter(|one| *one != gid);
+    let mut groups: Vec<u32> = own.collect();
+    groups.extend(more.into_iter().filter(|one| !groups.contains(one)).collect::<Vec<_>>());
     Ok(Account { uid, gid, groups, home })
 }
 
@@ -130,7 +135,7 @@ mod tests {
         let of = |user: &str, layers: &[usize]| {
             let lower: Vec<PathBuf> = layers.iter().map(|layer| scene.layer(*layer)).collect();
             let overlay = Overlay { lower, ..Overlay::default() };
-            account(user, &overlay).map(|one| (one.uid, one.gid, one.groups, one.home))
+            account(user, &[], &overlay).map(|one| (one.uid, one.gid, one.groups, one.home))
         };
         assert_eq!(of("app", &[0]).unwrap(), (7, 8, vec![9], "/home/app".into()));
         assert_eq!(of("7:more", &[0]).unwrap(), (7, 9, vec![], "/home/app".into()));
@@ -146,6 +151,13 @@ mod tests {
         let node = device.lower[0].join("etc/passwd");
         nix::sys::stat::mknod(&node, SFlag::S_IFIFO, nix::sys::stat::Mode::from_bits_retain(0o666), 0)
             .unwrap();
-        assert!(account("app", &device).is_err());
+        assert!(account("app", &[], &device).is_err());
+        let overlay = Overlay { lower: vec![scene.layer(0)], ..Overlay::default() };
+        let with = |more: &[&str]| {
+            let more: Vec<String> = more.iter().map(|&group| group.to_owned()).collect();
+            account("app", &more, &overlay).map(|one| one.groups)
+        };
+        assert_eq!(with(&["more", "77"]).unwrap(), [9, 77]);
+        assert!(with(&["none"]).is_err());
     }
 }

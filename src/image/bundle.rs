@@ -6,7 +6,7 @@ use super::digest::Digest;
 use super::documents::RunConfig;
 use super::options::{self, Options};
 use super::store::{Image, Store};
-use super::{owners, profile, refused, security, within};
+use super::{owners, privileges, profile, refused, security, within};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::rootfs::{Overlay, open_layer};
 use crate::spec::{IdMapping, annotations, defaults};
@@ -175,7 +175,7 @@ fn arguments(run: &RunConfig, options: &Options) -> Result<Vec<String>> {
 
 fn config(image: &Image, overlay: &Overlay, options: &Options) -> Result<Value> {
     let run = image.config.config.clone().unwrap_or_default();
-    let account = account(options.user.as_ref().unwrap_or(&run.user), overlay)?;
+    let account = account(options.user.as_ref().unwrap_or(&run.user), &options.group_add, overlay)?;
     let capabilities = options::capabilities(options)?;
     let cwd = options.workdir.as_ref().unwrap_or(&run.working_dir);
     let mut config = profile::config();
@@ -195,8 +195,13 @@ fn config(image: &Image, overlay: &Overlay, options: &Options) -> Result<Value> 
     config["hostname"] = json!(options.hostname.as_deref().unwrap_or("dhow"));
     config["annotations"] = annotations(image, &run, options)?;
     options::resources(options, &mut config["linux"]["resources"])?;
+    if let Some(adjust) = options.oom_score_adj {
+        config["process"]["oomScoreAdj"] = json!(adjust);
+    }
+    privileges::apply(options, &mut config)?;
     security::apply(options, &capabilities, &mut config)?;
     network(options, &mut config);
+    options::sysctls(options, &mut config["linux"])?;
     mounts(&run, options, &mut config)?;
     if !geteuid().is_root() {
         make_rootless(&mut config, &account)?;
@@ -278,6 +283,16 @@ fn mounts(run: &RunConfig, options: &Options, config: &mut Value) -> Result<()> 
             all.push(mount);
         }
     }
+    if let Some(bytes) = options.shm_size {
+        let shm = config["mounts"].as_array_mut().into_iter().flatten();
+        for words in shm.filter(|mount| mount["destination"] == "/dev/shm").map(|mount| &mut mount["options"])
+        {
+            if let Some(words) = words.as_array_mut() {
+                words.retain(|word| !word.as_str().is_some_and(|word| word.starts_with("size=")));
+                words.push(json!(format!("size={bytes}")));
+            }
+        }
+    }
     let etc = options.etc.iter().flat_map(|place| super::container::etc_mounts(place));
     all.extend(etc.filter(|mount| !mount["destination"].as_str().is_some_and(is_asked)));
     all.extend(asked.iter().cloned());
@@ -301,7 +316,7 @@ fn annotations(image: &Image, run: &RunConfig, options: &Options) -> Result<Valu
     note("architecture", image.config.architecture.clone());
     note("variant", image.config.variant.clone().unwrap_or_default());
     note("created", image.config.created.clone().unwrap_or_default());
-    note("stopSignal", run.stop_signal.clone());
+    note("stopSignal", options.stop_signal.clone().unwrap_or_else(|| run.stop_signal.clone()));
     let ports = run.exposed_ports.as_ref().map(|ports| ports.keys().cloned().collect::<Vec<_>>());
     note("exposedPorts", ports.unwrap_or_default().join(","));
     for (key, value) in run.labels.iter().flatten() {

@@ -54,7 +54,7 @@ pub fn make(store: &Store, image: &Image, id: &str, options: &Options) -> Result
         let lock = lock(&place)?;
         let mut options = options.clone();
         let hostname = options.hostname.get_or_insert_with(|| id.to_owned()).clone();
-        write_etc(&place, &hostname, options.host_network)?;
+        write_etc(&place, &hostname, &options)?;
         options.etc = Some(place.clone());
         if nix::unistd::geteuid().is_root() {
             options.own_volumes = make_volumes(store, image, &place, &options)?;
@@ -79,7 +79,7 @@ fn make_volumes(
 ) -> Result<BTreeMap<String, PathBuf>> {
     let doing = "make the container's volumes";
     let of_image = image.config.config.iter().flat_map(|run| &run.volumes).flat_map(BTreeMap::keys);
-    let wanted: BTreeSet<&String> = of_image.chain(options::scratch_places(options)).collect();
+    let wanted: BTreeSet<String> = of_image.cloned().chain(options::scratch_places(options)).collect();
     let mut all = BTreeMap::new();
     if wanted.is_empty() {
         return Ok(all);
@@ -93,7 +93,7 @@ fn make_volumes(
         let own = place.join("volumes").join(index.to_string());
         std::fs::create_dir(&own).doing(doing)?;
         std::fs::set_permissions(&own, PermissionsExt::from_mode(0o755)).doing(doing)?;
-        let found = view.as_ref().and_then(|view| view.resolve(Path::new(destination)).ok());
+        let found = view.as_ref().and_then(|view| view.resolve(Path::new(&destination)).ok());
         let found = found.and_then(|fd| Found::of(fd).ok());
         if let Some(found) = found.filter(|found| found.kind() == FileType::Directory) {
             let to = open_directory(&own).doing(doing)?;
@@ -102,7 +102,7 @@ fn make_volumes(
             let mode = PermissionsExt::from_mode(found.stat.st_mode & 0o7777);
             std::fs::set_permissions(&own, mode).doing(doing)?;
         }
-        all.insert(destination.clone(), own);
+        all.insert(destination, own);
     }
     Ok(all)
 }
@@ -125,7 +125,13 @@ pub(super) fn etc_mounts(place: &Path) -> impl Iterator<Item = serde_json::Value
     .into_iter()
 }
 
-fn write_etc(place: &Path, hostname: &str, host_network: bool) -> Result<()> {
+/// Lines of /etc/hosts that the caller asked for; they stay when a network gives addresses.
+const MORE_HOSTS: &str = "hosts.more";
+
+/// There when the caller has named resolvers: then those of a network do not count.
+const OWN_RESOLVERS: &str = "resolv.own";
+
+fn write_etc(place: &Path, hostname: &str, options: &Options) -> Result<()> {
     let doing = "write the container's files in /etc";
     let write = |name: &str, text: String| {
         let path = place.join(name);
@@ -134,9 +140,21 @@ fn write_etc(place: &Path, hostname: &str, host_network: bool) -> Result<()> {
     };
     write("hostname", format!("{hostname}\n"))?;
     let of_host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    write("hosts", if host_network { of_host("/etc/hosts") } else { hosts(hostname, &[]) })?;
-    let resolv = of_host("/etc/resolv.conf");
-    write("resolv.conf", if host_network { resolv } else { without_loopback(&resolv) })
+    let more = options::host_lines(options)?;
+    let own = if options.host_network { of_host("/etc/hosts") } else { hosts(hostname, &[]) };
+    write("hosts", own + &more)?;
+    if !more.is_empty() {
+        write(MORE_HOSTS, more)?;
+    }
+    let mut resolv = of_host("/etc/resolv.conf");
+    if !options.host_network {
+        resolv = without_loopback(&resolv);
+    }
+    let asked = options::resolvers(options, &resolv)?;
+    if !options.dns.is_empty() {
+        write(OWN_RESOLVERS, String::new())?;
+    }
+    write("resolv.conf", asked.unwrap_or(resolv))
 }
 
 /// /etc/hosts of a container with these addresses.
@@ -165,8 +183,9 @@ fn without_loopback(resolv: &str) -> String {
 pub fn set_addresses(place: &Path, addresses: &[String], nameservers: &[String]) -> Result<()> {
     let doing = "write the container's files in /etc";
     let hostname = std::fs::read_to_string(place.join("hostname")).doing(doing)?;
-    std::fs::write(place.join("hosts"), hosts(hostname.trim_end(), addresses)).doing(doing)?;
-    if nameservers.is_empty() {
+    let more = std::fs::read_to_string(place.join(MORE_HOSTS)).unwrap_or_default();
+    std::fs::write(place.join("hosts"), hosts(hostname.trim_end(), addresses) + &more).doing(doing)?;
+    if nameservers.is_empty() || place.join(OWN_RESOLVERS).exists() {
         return Ok(());
     }
     let text: String = nameservers.iter().map(|address| format!("nameserver {address}\n")).collect();

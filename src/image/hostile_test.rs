@@ -412,6 +412,65 @@ fn documents_that_are_wrong() {
     scene.refused("is larger than");
 }
 
+/// An index.json that lists platforms itself, as buildx and crane write it, is one image.
+#[test]
+fn an_index_that_lists_platforms_is_one_image() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new("platforms");
+    let of = |platform: &str, name: Option<&str>| {
+        scene.layout(&[Tar::default().file(&platform.replace('/', "-"), "x").end()]);
+        let index = std::fs::read(scene.base.join("layout/index.json")).unwrap();
+        let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+        let mut described = index["manifests"][0].clone();
+        let mut parts = platform.split('/');
+        described["platform"] = json!({"os": parts.next().unwrap(), "architecture": parts.next().unwrap()});
+        if let Some(name) = name {
+            described["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+        }
+        described
+    };
+    let import_all = |name: Option<&str>, platform: &str| {
+        let request = super::ImportRequest {
+            from: scene.base.join("layout"),
+            name: name.map(|name| super::Reference::parse(name).unwrap()),
+            platform: documents::Platform::parse(platform).unwrap(),
+            limits: Limits::default(),
+            backing: Backing::Directory,
+            progress: std::sync::Arc::default(),
+        };
+        super::import(&scene.store(), &request)
+    };
+    // Also beside what a builder attests, whose platform nobody has.
+    for name in [None, Some("latest"), Some("example.com/some:1")] {
+        let all = ["unknown/unknown", "linux/arm64", "linux/amd64"].map(|platform| of(platform, name));
+        scene.index(&all);
+        for platform in ["linux/amd64", "linux/arm64"] {
+            let imported = import_all(Some("test"), platform).unwrap();
+            assert_eq!(imported.len(), 1, "{name:?}");
+            assert!(scene.layer(0).join(platform.replace('/', "-")).is_file(), "{name:?} {platform}");
+        }
+        let error = import_all(Some("other"), "linux/riscv64").unwrap_err().to_string();
+        assert!(error.contains("no image for linux/riscv64") && error.contains("linux/arm64"), "{error}");
+    }
+    // Under names of their own they are images of their own, whatever their platforms; so are those
+    // that have no platform.
+    let two = [of("linux/amd64", Some("two:1")), of("linux/arm64", Some("two:2"))];
+    scene.index(&two);
+    assert_eq!(import_all(None, "linux/amd64").unwrap().len(), 2);
+    scene.index(&[of("linux/arm64", Some("foreign:1"))]);
+    assert_eq!(import_all(None, "linux/amd64").unwrap().len(), 1);
+    let bare = two.map(|mut one| {
+        one.as_object_mut().unwrap().remove("platform");
+        one
+    });
+    scene.index(&bare);
+    assert_eq!(import_all(None, "linux/amd64").unwrap().len(), 2);
+    scene.index(&[of("linux/ar\nm", None), of("linux/arm64", None)]);
+    scene.refused("no image for linux/amd64");
+}
+
 #[test]
 fn documents_of_the_wrong_kind_or_size() {
     if !is_root() {

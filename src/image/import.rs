@@ -13,6 +13,7 @@ use super::source::Source;
 use super::store::{self, Store};
 use super::{refused, within};
 use crate::error::{Class, Context as _, Error, Result};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -126,11 +127,11 @@ fn candidates(source: &Source, platform: &Platform) -> Result<Vec<Candidate>> {
     // New `docker save` archives have both; the layout says more.
     let found = if source.has("index.json") {
         let index: Index = parse(&source.document("index.json")?, "index.json")?;
-        index
-            .manifests
+        by_platform(index.manifests, platform)?
             .into_iter()
             .map(|described| {
-                let name = annotated_name(&described);
+                // A layout of one image often has its tag alone there, which names nothing.
+                let name = annotated_name(&described).filter(|name| name.contains([':', '/']));
                 from_layout(source, &described, platform, name)
             })
             .collect::<Result<Vec<_>>>()?
@@ -146,14 +147,52 @@ fn candidates(source: &Source, platform: &Platform) -> Result<Vec<Candidate>> {
     }
 }
 
+/// The images of a layout's index: all descriptors with platforms under one name, or without a name,
+/// are one image, of which the one for the platform is taken.
+fn by_platform(manifests: Vec<Descriptor>, platform: &Platform) -> Result<Vec<Descriptor>> {
+    let mut images: Vec<Vec<Descriptor>> = Vec::new();
+    let mut places: BTreeMap<Option<String>, usize> = BTreeMap::new();
+    for described in manifests {
+        let place = match &described.platform {
+            Some(_) => *places.entry(annotated_name(&described)).or_insert(images.len()),
+            None => images.len(),
+        };
+        match images.get_mut(place) {
+            Some(image) => image.push(described),
+            None => images.push(vec![described]),
+        }
+    }
+    images
+        .into_iter()
+        .map(|mut image| match image.len() {
+            // Nothing to choose from: it is what was asked for.
+            1 => Ok(image.remove(0)),
+            _ => choose(&image, platform),
+        })
+        .collect()
+}
+
+/// The first of an index that is for the platform.
+fn choose(all: &[Descriptor], platform: &Platform) -> Result<Descriptor> {
+    let fits = |one: &&Descriptor| one.platform.as_ref().is_none_or(|other| platform.takes(other));
+    all.iter().find(fits).cloned().ok_or_else(|| {
+        let error = refused(format!("its index has no image for {platform}"));
+        let there = all.iter().flat_map(|one| &one.platform).take(20).map(ToString::to_string);
+        let there: Vec<String> =
+            there.map(|one| one.chars().filter(|c| !c.is_control()).take(60).collect()).collect();
+        match there.is_empty() {
+            true => error,
+            false => error.hint(format!("--platform chooses of {}", there.join(", "))),
+        }
+    })
+}
+
 /// The name that an image has in an index: containerd's and Docker's full one, or the tag alone.
 fn annotated_name(described: &Descriptor) -> Option<String> {
     let annotations = described.annotations.as_ref()?;
     ["io.containerd.image.name", "org.opencontainers.image.ref.name"]
         .iter()
         .find_map(|key| annotations.get(*key).cloned())
-        // A layout of one image often has its tag alone there, which names nothing.
-        .filter(|name| name.contains([':', '/']))
 }
 
 fn blob_path(digest: Digest) -> String {
@@ -196,17 +235,7 @@ fn from_layout(
                 let config_text = described(source, &manifest.config)?;
                 return candidate(manifest, text, config_text, descriptor.digest, name);
             }
-            Document::Index(all) => {
-                let fits = |one: &&Descriptor| match &one.platform {
-                    Some(other) => platform.takes(other),
-                    None => true,
-                };
-                descriptor = all
-                    .iter()
-                    .find(fits)
-                    .cloned()
-                    .ok_or_else(|| refused(format!("its index has no image for {platform}")))?;
-            }
+            Document::Index(all) => descriptor = choose(&all, platform)?,
         }
     }
     Err(refused(format!("more than {MOST_INDEXES} indexes, one in another")))

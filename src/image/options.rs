@@ -1,5 +1,6 @@
 //! What a person asks of a container made from an image, in the words that Docker and podman take.
 
+use super::mount_option;
 use crate::error::{Class, Context as _, Error, Result};
 use crate::spec::{annotations, defaults, load};
 use serde_json::{Value, json};
@@ -47,6 +48,42 @@ pub struct Options {
     pub ulimits: Vec<String>,
     /// `seccomp=unconfined|FILE`, `no-new-privileges[=BOOL]`.
     pub security: Vec<String>,
+    /// Whether nothing is kept from the container: every capability and device, no seccomp.
+    pub privileged: bool,
+    /// `DEVICE[:PLACE][:rwm]`.
+    pub devices: Vec<String>,
+    /// `type=bind|volume|tmpfs,source=…,target=…`.
+    pub mounts: Vec<String>,
+    /// `private` or `host`.
+    pub pid: Option<String>,
+    /// `private` or `host`.
+    pub ipc: Option<String>,
+    /// `private` or `host`.
+    pub uts: Option<String>,
+    /// Supplementary groups, by the image's group file or by number.
+    pub group_add: Vec<String>,
+    /// `KEY=VALUE`.
+    pub sysctls: Vec<String>,
+    /// What `stop` sends.
+    pub stop_signal: Option<String>,
+    /// Bytes of /dev/shm.
+    pub shm_size: Option<i64>,
+    /// `NAME:ADDRESS`, for /etc/hosts.
+    pub add_hosts: Vec<String>,
+    /// Resolvers, in place of the host's.
+    pub dns: Vec<String>,
+    /// Domains in which names are looked up.
+    pub dns_search: Vec<String>,
+    /// Bytes of memory and swap together; -1 for no limit.
+    pub memory_swap: Option<i64>,
+    /// Bytes that it is to keep when memory is short.
+    pub memory_reservation: Option<i64>,
+    /// Weight against other containers; 1024 is usual.
+    pub cpu_shares: Option<u64>,
+    /// `0-3,8`.
+    pub cpuset_cpus: Option<String>,
+    /// How gladly the kernel ends it when memory is out.
+    pub oom_score_adj: Option<i32>,
     /// Whether the network is the host's.
     pub host_network: bool,
     /// Whether the writable layer goes when the payload ends, so that it need not be on the disk.
@@ -119,8 +156,8 @@ pub(super) fn capabilities(options: &Options) -> Result<Vec<String>> {
         list.iter().flat_map(|one| one.split(',')).map(|one| named(one, option)).collect::<Result<Vec<_>>>()
     };
     let (add, drop) = (names(&options.cap_add, "cap-add")?, names(&options.cap_drop, "cap-drop")?);
-    let mut all: Vec<String> = match (add.iter().any(|one| one == "ALL"), drop.iter().any(|one| one == "ALL"))
-    {
+    let adds_all = options.privileged || add.iter().any(|one| one == "ALL");
+    let mut all: Vec<String> = match (adds_all, drop.iter().any(|one| one == "ALL")) {
         (true, _) => known.iter().filter(|one| can_be_given(one)).cloned().collect(),
         (false, true) => Vec::new(),
         (false, false) => defaults::CAPABILITIES.iter().map(|one| (*one).to_owned()).collect(),
@@ -147,7 +184,8 @@ fn can_be_given(name: &str) -> bool {
 /// For a source or a place that is not absolute, and options that nobody knows.
 pub(super) fn mounts(options: &Options) -> Result<Vec<Value>> {
     let volumes = options.volumes.iter().map(|text| volume(text, options));
-    volumes.chain(options.tmpfs.iter().map(|text| tmpfs(text))).collect()
+    let more = options.mounts.iter().map(|text| mount_option::mount(text, options));
+    volumes.chain(options.tmpfs.iter().map(|text| tmpfs(text))).chain(more).collect()
 }
 
 fn volume(text: &str, options: &Options) -> Result<Value> {
@@ -189,8 +227,9 @@ fn volume(text: &str, options: &Options) -> Result<Value> {
 }
 
 /// The places of volumes without a source that the caller asks for.
-pub(super) fn scratch_places(options: &Options) -> impl Iterator<Item = &String> {
-    options.volumes.iter().filter(|text| text.starts_with('/') && !text.contains(':'))
+pub(super) fn scratch_places(options: &Options) -> impl Iterator<Item = String> {
+    let volumes = options.volumes.iter().filter(|text| text.starts_with('/') && !text.contains(':'));
+    volumes.cloned().chain(options.mounts.iter().filter_map(|text| mount_option::scratch_place(text)))
 }
 
 /// A volume without a source: a directory of the container's own, or a tmpfs; both begin with what
@@ -230,8 +269,14 @@ fn tmpfs(text: &str) -> Result<Value> {
 pub(super) fn resources(options: &Options, resources: &mut Value) -> Result<()> {
     /// CFS's usual period in microseconds.
     const PERIOD: f64 = 100_000.0;
-    if let Some(bytes) = options.memory {
-        resources["memory"] = json!({"limit": bytes});
+    for (key, bytes) in [
+        ("limit", options.memory),
+        ("swap", options.memory_swap),
+        ("reservation", options.memory_reservation),
+    ] {
+        if let Some(bytes) = bytes {
+            resources["memory"][key] = json!(bytes);
+        }
     }
     if let Some(text) = &options.cpus {
         let cpus = text.parse::<f64>().ok().filter(|cpus| (0.01..=100_000.0).contains(cpus));
@@ -240,10 +285,81 @@ pub(super) fn resources(options: &Options, resources: &mut Value) -> Result<()> 
         let quota = (cpus * PERIOD).round() as i64;
         resources["cpu"] = json!({"quota": quota, "period": 100_000});
     }
+    if let Some(shares) = options.cpu_shares {
+        resources["cpu"]["shares"] = json!(shares);
+    }
+    if let Some(cpus) = &options.cpuset_cpus {
+        resources["cpu"]["cpus"] = json!(cpus);
+    }
     if let Some(limit) = options.pids_limit {
         resources["pids"] = json!({"limit": limit});
     }
     Ok(())
+}
+
+/// `linux.sysctl`, beside what is there.
+///
+/// # Errors
+/// For what is not `KEY=VALUE`.
+pub(super) fn sysctls(options: &Options, linux: &mut Value) -> Result<()> {
+    for text in &options.sysctls {
+        let (key, value) = text
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| wrong("sysctl", text, "it must be KEY=VALUE"))?;
+        linux["sysctl"][key] = json!(value);
+    }
+    Ok(())
+}
+
+/// The lines of /etc/hosts for `--add-host`.
+///
+/// # Errors
+/// For what is not `NAME:ADDRESS`.
+pub(super) fn host_lines(options: &Options) -> Result<String> {
+    let line = |text: &String| {
+        // An address may have colons.
+        let (name, address) = text.split_once([':', '='])?;
+        let address = address.trim_start_matches('[').trim_end_matches(']');
+        let is_name =
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+        (is_name && address.parse::<std::net::IpAddr>().is_ok()).then(|| format!("{address}\t{name}\n"))
+    };
+    let cause = "it must be NAME:ADDRESS";
+    options.add_hosts.iter().map(|text| line(text).ok_or_else(|| wrong("add-host", text, cause))).collect()
+}
+
+/// /etc/resolv.conf, when the options say something of it.
+///
+/// # Errors
+/// For a resolver that is no address, and a domain that is none.
+pub(super) fn resolvers(options: &Options, of_host: &str) -> Result<Option<String>> {
+    if options.dns.is_empty() && options.dns_search.is_empty() {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    for address in &options.dns {
+        let address: std::net::IpAddr =
+            address.parse().map_err(|_| wrong("dns", address, "it must be an address"))?;
+        text.push_str(&format!("nameserver {address}\n"));
+    }
+    for domain in &options.dns_search {
+        let is_domain =
+            !domain.is_empty() && domain.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+        if !is_domain {
+            return Err(wrong("dns-search", domain, "it must be a domain"));
+        }
+    }
+    if !options.dns_search.is_empty() {
+        text.push_str(&format!("search {}\n", options.dns_search.join(" ")));
+    }
+    let is_asked = |line: &str| {
+        let key = line.split_whitespace().next();
+        key == Some("nameserver") && !options.dns.is_empty()
+            || matches!(key, Some("search" | "domain")) && !options.dns_search.is_empty()
+    };
+    text.extend(of_host.lines().filter(|line| !is_asked(line)).map(|line| format!("{line}\n")));
+    Ok(Some(text))
 }
 
 /// `process.rlimits`.
@@ -354,6 +470,23 @@ mod tests {
         assert_eq!(rlimit("nofile=1:2").unwrap(), json!({"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2}));
         assert_eq!(rlimit("core=-1").unwrap()["hard"], json!(u64::MAX));
         assert!(rlimit("nofile").is_err() && rlimit("nofile=x").is_err());
+    }
+
+    #[test]
+    fn names_and_resolvers_as_people_write_them() {
+        let hosts = |list: &[&str]| host_lines(&Options { add_hosts: words(list), ..Options::default() });
+        assert_eq!(hosts(&["a:1.2.3.4", "b=::1", "c:[::2]"]).unwrap(), "1.2.3.4\ta\n::1\tb\n::2\tc\n");
+        for text in ["a", "a:", ":1.2.3.4", "a b:1.2.3.4", "a:1.2.3.4\nx", "a\n:1.2.3.4", "a:host-gateway"] {
+            assert!(hosts(&[text]).is_err(), "{text}");
+        }
+        let of = |dns: &[&str], search: &[&str]| {
+            let options = Options { dns: words(dns), dns_search: words(search), ..Options::default() };
+            resolvers(&options, "nameserver 9.9.9.9\nsearch host\noptions x\n")
+        };
+        assert_eq!(of(&[], &[]).unwrap(), None);
+        assert_eq!(of(&["1.1.1.1"], &[]).unwrap().unwrap(), "nameserver 1.1.1.1\nsearch host\noptions x\n");
+        assert_eq!(of(&[], &["a.b", "c"]).unwrap().unwrap(), "search a.b c\nnameserver 9.9.9.9\noptions x\n");
+        assert!(of(&["x"], &[]).is_err() && of(&[], &["a b"]).is_err() && of(&[], &[""]).is_err());
     }
 
     #[test]

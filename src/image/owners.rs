@@ -86,30 +86,58 @@ pub(super) fn refused(errno: rustix::io::Errno, uid: u32, gid: u32) -> Error {
 /// # Errors
 /// The work's own, and those of making the namespace.
 pub fn as_root(work: impl FnOnce() -> Result<String>) -> Result<String> {
-    let doing = "enter the namespace of the image's owners";
-    let Some(maps) = ranges() else { return work() };
+    match ranges() {
+        Some(maps) => in_child(CloneFlags::CLONE_NEWUSER, Some(&maps), work),
+        None => work(),
+    }
+}
+
+/// Does work in a child with a mount namespace of its own, and as root of a user namespace where this
+/// is not root: mounts are made there that nobody else sees.
+///
+/// # Errors
+/// The work's own, and those of making the namespaces.
+pub fn in_mount_namespace(work: impl FnOnce() -> Result<String>) -> Result<String> {
+    if geteuid().is_root() {
+        return in_child(CloneFlags::CLONE_NEWNS, None, work);
+    }
+    let own = |host_id| vec![IdMapping { container_id: 0, host_id, size: 1 }];
+    let alone = || Maps { uids: own(geteuid().as_raw()), gids: own(getegid().as_raw()) };
+    let maps = ranges().unwrap_or_else(alone);
+    in_child(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS, Some(&maps), work)
+}
+
+/// Does work in a child with new namespaces, which is root by the maps of a user namespace among
+/// them. What the work answers comes back as text.
+///
+/// # Errors
+/// The work's own, and those of making the namespaces.
+pub fn in_child(
+    namespaces: CloneFlags,
+    maps: Option<&Maps>,
+    work: impl FnOnce() -> Result<String>,
+) -> Result<String> {
+    let doing = "enter the namespace of the container's files";
     let (mut ours, theirs) = UnixStream::pair().doing(doing)?;
-    match clone3(CloneFlags::CLONE_NEWUSER, 0, None).doing(doing)? {
+    match clone3(namespaces, 0, None).doing(doing)? {
         Forked::Child => {
             drop(ours);
+            INSIDE.store(maps.is_some(), Ordering::Relaxed);
             inside(theirs, work)
         }
         Forked::Parent(Child { pid, .. }) => {
             drop(theirs);
             let mut answer = String::new();
             // A child that nobody lets go on ends by itself when this end is closed.
-            let answered = write_maps(pid, &maps)
+            let answered = maps
+                .map_or(Ok(()), |maps| write_maps(pid, maps))
                 .and_then(|()| ours.write_all(b"!").doing(doing))
                 .and_then(|()| ours.read_to_string(&mut answer).doing(doing));
             drop(ours);
             let _ = waitpid(pid, None);
             answered?;
-            match answer.split_at_checked(1) {
-                Some(("+", text)) => Ok(text.to_owned()),
-                // It is an error already, whole and in words.
-                Some(("-", text)) => Err(Error::new(Class::System, text)),
-                _ => Err(Error::new(Class::System, doing).because("it ended without a word")),
-            }
+            let ended = |_| Error::new(Class::System, doing).because("it ended without a word");
+            serde_json::from_str::<Result<String>>(&answer).map_err(ended)?
         }
     }
 }
@@ -119,13 +147,9 @@ fn inside(mut parent: UnixStream, work: impl FnOnce() -> Result<String>) -> ! {
     if parent.read_exact(&mut word).is_err() {
         exit_now(1);
     }
-    INSIDE.store(true, Ordering::Relaxed);
-    let answer = match work() {
-        Ok(text) => format!("+{text}"),
-        Err(error) => format!("-{error}"),
-    };
+    let answer = work();
     let _ = std::io::stdout().flush();
-    let _ = parent.write_all(answer.as_bytes());
+    let _ = serde_json::to_writer(&parent, &answer);
     let _ = parent.shutdown(Shutdown::Both);
     exit_now(0)
 }

@@ -11,7 +11,10 @@ use std::path::Path;
 /// # Errors
 /// For an unknown option, and a profile that cannot be read.
 pub(super) fn apply(options: &Options, capabilities: &[String], config: &mut Value) -> Result<()> {
-    let mut seccomp = Some(None);
+    let mut seccomp = if options.privileged { None } else { Some(None) };
+    if options.privileged {
+        config["process"]["noNewPrivileges"] = json!(false);
+    }
     for text in &options.security {
         let (key, value) = text.split_once(['=', ':']).unwrap_or((text, ""));
         match (key, value) {

@@ -197,6 +197,11 @@ impl Criu {
         Ok(Criu { child, socket: ours, what })
     }
 
+    /// criu's own pid. All that it starts is born into its cgroups.
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
     /// Sends a request and answers notifications until it is done. Answers the root process of what
     /// was restored, 0 for others.
     ///

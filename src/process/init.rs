@@ -41,6 +41,8 @@ pub struct Init<'a> {
     pub rootfs: &'a RootfsPlan,
     /// Whether there are mounts whose trees only the parent can open or idmap.
     pub needs_trees: bool,
+    /// Whether the parent puts it into a network.
+    pub joins_network: bool,
     /// What the container sees of its cgroups.
     pub cgroups: CgroupView,
     /// The capability sets.
@@ -129,9 +131,10 @@ impl Init<'_> {
         prctl::set_dumpable(false).doing("become undumpable")
     }
 
-    /// Lets the parent, which has rights over the host's network, move interfaces into ours.
+    /// Lets the parent, which has rights over the host's network, put interfaces into ours: not before
+    /// this network namespace is there, or they would end up in the host's own.
     fn await_devices(&self, channel: &Channel) -> Result<()> {
-        if self.spec.linux.net_devices.is_empty() {
+        if self.spec.linux.net_devices.is_empty() && !self.joins_network {
             return Ok(());
         }
         channel.send(&Message::DevicesPlease)?;
@@ -158,6 +161,9 @@ impl Init<'_> {
                 .doing_on("set", || format!("domainname {name:?}"))?;
         }
         if let Some(personality) = &self.spec.linux.personality {
+            if !personality.flags.is_empty() {
+                log::warn(&format!("linux.personality.flags {:?}: there are none yet", personality.flags));
+            }
             set_personality(&personality.domain)?;
         }
         Ok(())

@@ -57,6 +57,8 @@ impl Building<'_> {
     /// old one: afterwards the old one lies on top of it, and is detached (pivot_root(2), NOTES).
     fn pivot(&self) -> Result<()> {
         let doing = "pivot_root into the rootfs";
+        let reaches_host = self.plan.reaches_host();
+        let host = if reaches_host { Some(Root::at(Path::new("/")).doing(doing)?) } else { None };
         fchdir(self.root.as_fd()).doing(doing)?;
         pivot_root(".", ".").map_err(|errno| {
             let error = Error::system(doing, errno).on(self.plan.rootfs.display().to_string());
@@ -65,9 +67,11 @@ impl Building<'_> {
                 _ => error,
             }
         })?;
-        if self.plan.propagation.is_some_and(|(propagation, _)| propagation == Propagation::Shared) {
-            // The unmount below must not reach the host.
-            mount::set_propagation(Path::new("."), Propagation::Slave, true).doing(doing)?;
+        if let Some(host) = host {
+            // By its fd: a path leads to the new root, which lies below. Where the host's mounts are
+            // shared, as systemd makes them, the unmount would otherwise be the host's too.
+            let change = Change { propagation: Some(Propagation::Slave), ..Change::none() };
+            mount::change(host.as_fd(), change, true).doing(doing)?;
         }
         mount::detach_working_directory().doing("detach the host's mounts")
     }
@@ -77,9 +81,17 @@ impl Building<'_> {
     /// go first.
     fn move_root(&self) -> Result<()> {
         let doing = "move the rootfs to /";
-        for point in host_kernel_mounts(&self.plan.rootfs)? {
-            let _ = mount::set_propagation(&point, Propagation::Private, true);
-            let _ = mount::detach(&point);
+        let outside = mounts_outside(&self.plan.rootfs)?;
+        if self.plan.reaches_host() {
+            for (point, _) in &outside {
+                // What another covers cannot be reached, nor be unmounted by its path.
+                let _ = mount::set_propagation(point, Propagation::Slave, false);
+            }
+        }
+        let is_kernels = |kind: &str| matches!(kind, "proc" | "sysfs");
+        for (point, _) in outside.iter().filter(|(_, kind)| is_kernels(kind)) {
+            let _ = mount::set_propagation(point, Propagation::Private, true);
+            let _ = mount::detach(point);
         }
         fchdir(self.root.as_fd()).doing(doing)?;
         rustix::mount::mount_move(c".", c"/").doing(doing)?;
@@ -87,18 +99,13 @@ impl Building<'_> {
     }
 }
 
-/// Where procfs and sysfs are mounted outside the rootfs, the deepest first.
-fn host_kernel_mounts(rootfs: &Path) -> Result<Vec<PathBuf>> {
+/// What is mounted outside the rootfs, and of which kind it is, the deepest first.
+fn mounts_outside(rootfs: &Path) -> Result<Vec<(PathBuf, String)>> {
     let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo()).map_err(|error| {
         Error::new(crate::error::Class::System, "read mountinfo").because(error.to_string())
     })?;
-    let mut points: Vec<PathBuf> = mounts
-        .into_iter()
-        .filter(|mount| {
-            matches!(mount.fs_type.as_str(), "proc" | "sysfs") && !mount.mount_point.starts_with(rootfs)
-        })
-        .map(|mount| mount.mount_point)
-        .collect();
+    let outside = mounts.into_iter().filter(|mount| !mount.mount_point.starts_with(rootfs));
+    let mut points: Vec<_> = outside.map(|mount| (mount.mount_point, mount.fs_type)).collect();
     points.reverse();
     Ok(points)
 }

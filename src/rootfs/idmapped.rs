@@ -66,6 +66,9 @@ fn parse_triple(triple: &str, of_container: &[IdMapping]) -> Option<IdMapping> {
             range.host_id.checked_add(shown - range.container_id)?
         }
     };
+    // Beyond the last id there is nothing to map; the kernel's EINVAL would not say where.
+    filesystem.checked_add(size - 1)?;
+    host_id.checked_add(size - 1)?;
     Some(IdMapping { container_id: filesystem, host_id, size })
 }
 

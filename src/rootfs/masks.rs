@@ -29,28 +29,48 @@ pub fn null_device() -> Result<OwnedFd> {
 /// # Errors
 /// With the path.
 pub fn mask(root: &Root, paths: &[String], null: BorrowedFd<'_>) -> Result<()> {
-    let mut empty = None;
+    let (mut null, mut empty) = (Cover { tree: null, is_attached: false }, None);
     for path in paths {
         let failed = |errno| Error::system("mask", errno).on(format!("linux.maskedPaths: {path}"));
         let target = match root.resolve(Path::new(path)) {
             Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
             target => target.map_err(failed)?,
         };
-        let cover = if path::is_directory(target.as_fd()).map_err(failed)? {
-            empty_directory(&mut empty).map_err(failed)?
-        } else {
-            mount::open_tree(null, Path::new(""), false, false).map_err(failed)?
-        };
-        mount::attach(cover.as_fd(), target.as_fd()).map_err(failed)?;
+        if !path::is_directory(target.as_fd()).map_err(failed)? {
+            null.put(target.as_fd()).map_err(failed)?;
+            continue;
+        }
+        // One filesystem serves all directories: it is empty and nobody can write to it.
+        if empty.is_none() {
+            empty = Some(Cover { tree: empty_directory().map_err(failed)?, is_attached: false });
+        }
+        if let Some(empty) = &mut empty {
+            empty.put(target.as_fd()).map_err(failed)?;
+        }
     }
     Ok(())
 }
 
-/// One filesystem serves all masked directories: it is empty and nobody can write to it.
-fn empty_directory(made: &mut Option<OwnedFd>) -> nix::Result<OwnedFd> {
-    if let Some(first) = made {
-        return mount::open_tree(first.as_fd(), Path::new(""), false, false);
+/// A mount that covers one path, and with copies of itself more.
+struct Cover<T> {
+    tree: T,
+    /// Only what is attached can be copied: of a detached mount that is EINVAL before Linux 6.15.
+    is_attached: bool,
+}
+
+impl<T: AsFd> Cover<T> {
+    fn put(&mut self, target: BorrowedFd<'_>) -> nix::Result<()> {
+        if self.is_attached {
+            let copy = mount::open_tree(self.tree.as_fd(), Path::new(""), false, false)?;
+            return mount::attach(copy.as_fd(), target);
+        }
+        mount::attach(self.tree.as_fd(), target)?;
+        self.is_attached = true;
+        Ok(())
     }
+}
+
+fn empty_directory() -> nix::Result<OwnedFd> {
     let filesystem = Filesystem::open("tmpfs")?;
     filesystem.set("source", "tmpfs")?;
     filesystem.set("mode", "755")?;
@@ -59,10 +79,7 @@ fn empty_directory(made: &mut Option<OwnedFd>) -> nix::Result<OwnedFd> {
         | Attributes::MOUNT_ATTR_NOSUID
         | Attributes::MOUNT_ATTR_NODEV
         | Attributes::MOUNT_ATTR_NOEXEC;
-    let first = filesystem.mount(attributes)?;
-    let copy = mount::open_tree(first.as_fd(), Path::new(""), false, false)?;
-    *made = Some(first);
-    Ok(copy)
+    filesystem.mount(attributes)
 }
 
 /// Makes paths read-only by binding each onto itself. A path that is not there is left out.

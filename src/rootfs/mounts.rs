@@ -47,7 +47,6 @@ impl<'a> Building<'a> {
             mount::set_propagation(Path::new("/"), of_host, recursive)
                 .doing("set the propagation of the host's mounts")?;
         }
-        let spreads = propagation == Propagation::Shared;
         let rootfs = || plan.rootfs.display().to_string();
         let bound = || {
             mount::open_tree(CWD, &plan.rootfs, true, true)
@@ -63,10 +62,12 @@ impl<'a> Building<'a> {
         let target =
             rustix::fs::open(&plan.rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .doing_on("open the rootfs", rootfs)?;
-        if spreads || !plan.own_namespace {
-            // pivot_root(2) takes no shared root either; it becomes shared once it is entered.
+        if plan.reaches_host() || !plan.own_namespace {
+            // What is mounted in it must not be so on the host; pivot_root(2) takes no shared root
+            // either. It becomes what was asked for once it is entered.
             let change = Change { propagation: Some(Propagation::Private), ..Change::none() };
-            mount::change(copy.as_fd(), change, false).doing_on("make the rootfs private", rootfs)?;
+            mount::change(copy.as_fd(), change, !plan.own_namespace)
+                .doing_on("make the rootfs private", rootfs)?;
         }
         mount::attach(copy.as_fd(), target.as_fd()).doing_on("bind the rootfs", rootfs)?;
         Ok(Building {
@@ -288,6 +289,11 @@ impl<'a> Building<'a> {
         }
         if !step.recursive.is_none() {
             mount::change(mounted, step.recursive, true).map_err(doing_on)?;
+        }
+        if !self.plan.own_namespace && matches!(step.source, Source::Bind { recursive: true, .. }) {
+            // Delete unmounts them: what is shared with the host's would go from there too.
+            let change = Change { propagation: Some(Propagation::Slave), ..Change::none() };
+            mount::change(mounted, change, true).map_err(doing_on)?;
         }
         mount::attach(mounted, target).map_err(|errno| attach_failed(step, mounted, target, errno))?;
         // Propagation is a matter of where it is attached: a parent that is shared would make it so.

@@ -31,7 +31,7 @@ impl Overlay {
     /// The file in a bundle that says so.
     pub const FILE: &str = "overlay.json";
     /// The annotation of a bundle that has an overlay.
-    pub const ANNOTATION: &str = "org.dhow.image.name";
+    pub const ANNOTATION: &str = crate::spec::annotations::IMAGE;
 
     /// A bundle's overlay; `None` when its rootfs is a plain directory.
     ///

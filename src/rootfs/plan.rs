@@ -204,6 +204,13 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether the container's copies of the host's mounts, or some of them, stay shared with the
+    /// host's: what is mounted or unmounted there is so on the host too.
+    pub fn reaches_host(&self) -> bool {
+        let is_cut_off = |(propagation, recursive)| recursive && propagation != Propagation::Shared;
+        self.own_namespace && !self.propagation.is_none_or(is_cut_off)
+    }
+
     /// The plan for a bundle. Pure.
     ///
     /// # Errors

@@ -1,13 +1,15 @@
 //! `checkpoint` and `restore`: a container's processes as files, by CRIU.
 
 use super::container::{Container, Context};
-use super::create::{CONFIG, Planned};
+use super::create::CONFIG;
 use super::delete::remove;
+use super::planned::Planned;
 use crate::cgroups::{CgroupMount, Manager};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::process::criu::{Criu, Fields, Kind, Second};
 use crate::rootfs::Plan as RootfsPlan;
 use crate::rootfs::plan::{Source, Step};
+use crate::spec::annotations::CRIU_CONFIG;
 use crate::spec::{self, Linux, NamespaceKind, Spec};
 use crate::state::{Operation, Status};
 use crate::sys::path::{Root, file_type, stat};
@@ -19,9 +21,6 @@ use std::path::{Path, PathBuf};
 
 /// What standard input, output and error were, in the image: runc's name and form.
 pub(super) const DESCRIPTORS: &str = "descriptors.json";
-
-/// crun's and podman's way to name a file with options for criu.
-const CRIU_CONFIG: &str = "org.criu.config";
 
 /// How `checkpoint` and `restore` are to go about it. The defaults are criu's.
 #[derive(Debug, Clone, Default)]
@@ -74,9 +73,10 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn open(options: &CheckpointOptions, log: &str, make: bool) -> Result<Place> {
+    /// Opens them; that of the image must be there already unless it `is_new`.
+    pub(super) fn open(options: &CheckpointOptions, log: &str, is_new: bool) -> Result<Place> {
         let open = |path: &Path| {
-            if make {
+            if is_new || options.work.as_deref() == Some(path) {
                 let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
                 made.doing_on("make the directory for the image", || path.display().to_string())?;
             }

@@ -3,7 +3,8 @@
 
 use crate::error::{Class, Context as _, Error, Result};
 use crate::image::container;
-use crate::state::Undo;
+use crate::log;
+use crate::state::{Record, Undo};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -43,6 +44,25 @@ struct Journal {
     container: String,
     /// What adding it answered; null before.
     result: Value,
+    /// Whether the container is in the network no more, or not yet: it is then what its next life joins.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    apart: bool,
+}
+
+impl Journal {
+    fn parse(text: &str, id: &str) -> Result<Journal> {
+        serde_json::from_str(text).map_err(|error| {
+            Error::new(Class::Corrupt, "read the state record")
+                .on(format!("{id}: network"))
+                .because(error.to_string())
+        })
+    }
+
+    fn to_undo(&self) -> Result<Undo> {
+        serde_json::value::to_raw_value(self)
+            .map(Undo::Network)
+            .map_err(|error| Error::new(Class::Internal, "write the state record").because(error.to_string()))
+    }
 }
 
 /// A container that is in its network.
@@ -92,7 +112,30 @@ impl Network {
 
     /// The undo of a container that is about to be added.
     pub(super) fn undo(&self, id: &str) -> Result<Undo> {
-        journal(self, id, Value::Null)
+        self.journal(id, Value::Null, false)
+    }
+
+    /// What tells a later create that the container is to join this network.
+    pub(super) fn to_join(&self, id: &str) -> Result<Undo> {
+        self.journal(id, Value::Null, true)
+    }
+
+    /// The network that a container is to join, apart from the rest of its journal.
+    ///
+    /// # Errors
+    /// [`Class::Corrupt`].
+    pub fn split(undo: Vec<Undo>, id: &str) -> Result<(Option<Network>, Vec<Undo>)> {
+        let (networks, rest): (Vec<Undo>, Vec<Undo>) =
+            undo.into_iter().partition(|undo| matches!(undo, Undo::Network(_)));
+        let network = networks.iter().find_map(|undo| match undo {
+            Undo::Network(text) => Some(Journal::parse(text.get(), id).map(|journal| journal.network)),
+            _ => None,
+        });
+        Ok((network.transpose()?, rest))
+    }
+
+    fn journal(&self, id: &str, result: Value, apart: bool) -> Result<Undo> {
+        Journal { network: self.clone(), container: id.to_owned(), result, apart }.to_undo()
     }
 
     /// Adds a container: each plugin in turn gets what the one before has answered.
@@ -216,30 +259,65 @@ fn words(answer: Option<&Value>, stdout: &[u8], stderr: &[u8]) -> String {
     }
 }
 
-fn journal(network: &Network, id: &str, result: Value) -> Result<Undo> {
-    let journal = Journal { network: network.clone(), container: id.to_owned(), result };
-    serde_json::value::to_raw_value(&journal)
-        .map(Undo::Network)
-        .map_err(|error| Error::new(Class::Internal, "write the state record").because(error.to_string()))
-}
-
 /// Takes a container from the network that its journal names.
 ///
 /// # Errors
 /// When a plugin fails; [`Class::Corrupt`].
 pub(super) fn remove(text: &str, id: &str) -> Result<()> {
-    let journal: Journal = serde_json::from_str(text).map_err(|error| {
-        Error::new(Class::Corrupt, "read the state record")
-            .on(format!("{id}: network"))
-            .because(error.to_string())
-    })?;
-    journal.network.delete(&journal.container, &journal.result)
+    let journal = Journal::parse(text, id)?;
+    match journal.apart {
+        true => Ok(()),
+        false => journal.network.delete(&journal.container, &journal.result),
+    }
+}
+
+/// What of a journal outlives a life of its container: its directory, and the networks that the next
+/// life is to join. Those must have been left.
+///
+/// # Errors
+/// [`Class::Corrupt`].
+pub(super) fn outlives(record: &mut Record) -> Result<()> {
+    let id = &record.id;
+    let kept = record.undo.drain(..).filter_map(|undo| match undo {
+        Undo::Network(text) => {
+            let apart = |journal| Journal { result: Value::Null, apart: true, ..journal };
+            Some(Journal::parse(text.get(), id).map(apart).and_then(|journal| journal.to_undo()))
+        }
+        Undo::Directory(_) => Some(Ok(undo)),
+        _ => None,
+    });
+    record.undo = kept.collect::<Result<_>>()?;
+    Ok(())
+}
+
+/// Takes a container whose life is over from its networks; whether there was one. What a plugin says
+/// against it is a warning: `delete`, or the next life, tries again.
+///
+/// # Errors
+/// [`Class::Corrupt`].
+pub(super) fn leave(record: &mut Record) -> Result<bool> {
+    let mut left = false;
+    for undo in &mut record.undo {
+        let Undo::Network(text) = undo else { continue };
+        let mut journal = Journal::parse(text.get(), &record.id)?;
+        if journal.apart {
+            continue;
+        }
+        match journal.network.delete(&journal.container, &journal.result) {
+            Ok(()) => {
+                (journal.result, journal.apart, left) = (Value::Null, true, true);
+                *undo = journal.to_undo()?;
+            }
+            Err(error) => log::warn(&error.to_string()),
+        }
+    }
+    Ok(left)
 }
 
 impl Connected {
     /// The undo, now that there is a result.
     pub(super) fn undo(self, network: &Network) -> Result<Undo> {
-        journal(network, &self.container, self.result)
+        network.journal(&self.container, self.result, false)
     }
 
     /// Writes the addresses where the container will find them.

@@ -6,6 +6,7 @@ use crate::process::protocol::{Channel, Message};
 use crate::spec::{NamespaceKind, State};
 use crate::state::{Exit, Facts, Init, Locked, Next, Operation, Phase, Record, Status, Store};
 use nix::errno::Errno;
+use nix::unistd::geteuid;
 use rustix::fs::{Mode, OFlags};
 use serde_json::value::RawValue;
 use std::path::PathBuf;
@@ -30,6 +31,34 @@ impl Context {
     pub fn new(root: impl Into<PathBuf>, cgroups: Driver, rootless: bool) -> Context {
         let images = PathBuf::from("/var/lib/dhow/images");
         Context { store: Store::new(root), images, cgroups, rootless }
+    }
+
+    /// A context on everything below a directory, or on the usual places.
+    pub fn usual(root: Option<PathBuf>, cgroups: Driver, rootless: bool) -> Context {
+        // No container can be called so.
+        let images = root.as_ref().map_or_else(default_images, |root| root.join("@images"));
+        let context = Context::new(root.unwrap_or_else(default_root), cgroups, rootless);
+        Context { images, ..context }
+    }
+}
+
+/// Where containers are when `--root` does not say: gone with a reboot, as engines expect.
+fn default_root() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(directory) if !geteuid().is_root() && !directory.is_empty() => {
+            PathBuf::from(directory).join("dhow")
+        }
+        _ => PathBuf::from("/run/dhow"),
+    }
+}
+
+/// Where images are when `--root` does not say: there after a reboot.
+fn default_images() -> PathBuf {
+    match std::env::var_os("XDG_DATA_HOME") {
+        Some(directory) if !geteuid().is_root() && !directory.is_empty() => {
+            PathBuf::from(directory).join("dhow/images")
+        }
+        _ => PathBuf::from("/var/lib/dhow/images"),
     }
 }
 

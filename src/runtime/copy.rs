@@ -3,14 +3,12 @@
 //! Every path of the container is resolved in its root, by openat2(2) with RESOLVE_IN_ROOT, to an fd;
 //! from there on only fds and single names are used (CVE-2018-15664 was a second look at a path).
 
-use super::container::{Container, Context, boot_id};
-use crate::error::{Class, Context as _, Error, Result};
+use super::container::Context;
+use super::inside::{Inside, within};
+use crate::error::{Context as _, Error, Result};
 use crate::image::archive::Found;
 use crate::image::tar::Reader;
 use crate::image::tree::{self, Owner};
-use crate::rootfs::Overlay;
-use crate::spec::load;
-use crate::state::{Locked, Status};
 use crate::sys::path::Root;
 use nix::errno::Errno;
 use nix::unistd::{getegid, geteuid};
@@ -44,71 +42,21 @@ pub struct CopyOptions {
 /// # Errors
 /// [`Class::NoContainer`]; ENOENT and its like with the path.
 pub fn copy(context: &Context, what: &Copy, options: CopyOptions) -> Result<()> {
+    // The host's own paths mean what they mean to every other program.
+    let host = |path: &Path| match path == Path::new("-") {
+        true => Ok(path.to_owned()),
+        false => absolute(path),
+    };
     match what {
-        Copy::Out(id, from, to) => out(&Opened::new(context, id)?, from, to, options),
-        Copy::In(from, id, to) => into(&Opened::new(context, id)?, from, to, options),
-    }
-}
-
-/// A container's root, open.
-struct Opened {
-    root: Root,
-    /// Who root is in the container, to the host.
-    owner: (u32, u32),
-    /// Of one that does not run: nobody may start or delete it meanwhile.
-    _lock: Option<Locked>,
-}
-
-impl Opened {
-    fn new(context: &Context, id: &str) -> Result<Opened> {
-        let container = Container::open(context, id)?;
-        let owner = owner(context, id)?;
-        if let Some(root) = running_root(&container)? {
-            return Ok(Opened { root, owner, _lock: None });
+        Copy::Out(id, from, to) => {
+            let to_path = host(to)?;
+            within(context, id, |container| out(container, from, &to_path, ends_in_slash(to), options))
         }
-        let (lock, container) = Container::lock(context, id)?;
-        if container.pid() != 0 {
-            return Err(Error::new(Class::WrongState, "copy").on(id).because("it has just been started"));
+        Copy::In(from, id, to) => {
+            let from_path = host(from)?;
+            within(context, id, |container| into(container, from, &from_path, to, options))
         }
-        let root = match Overlay::load(&container.record.bundle)? {
-            Some(overlay) => Root::from(overlay.mount_again(container.record.boot == boot_id()?)?),
-            None => Root::at(&container.record.rootfs)
-                .doing_on("open the rootfs", || container.record.rootfs.display().to_string())?,
-        };
-        Ok(Opened { root, owner, _lock: Some(lock) })
     }
-}
-
-/// The root of a container that has processes: with all its mounts, as they see it.
-fn running_root(container: &Container) -> Result<Option<Root>> {
-    let boot = boot_id()?;
-    let Some(init) = container.record.init.filter(|_| container.record.boot == boot) else {
-        return Ok(None);
-    };
-    if !matches!(container.status, Status::Created | Status::Running | Status::Paused) {
-        return Ok(None);
-    }
-    let root = Root::at(Path::new(&format!("/proc/{}/root", init.pid)));
-    // Another process may have got the pid: then this was its root.
-    match (root, init.is_alive()?) {
-        (Ok(root), true) => Ok(Some(root)),
-        (Err(errno), true) => {
-            Err(errno).doing_on("open the container's root", || container.record.id.clone())
-        }
-        (_, false) => Ok(None),
-    }
-}
-
-/// The ids that the container's root has on the host.
-fn owner(context: &Context, id: &str) -> Result<(u32, u32)> {
-    let spec = load::parse::<crate::spec::Spec>(
-        &context.store.read_file(id, super::create::CONFIG)?,
-        Path::new("config.json"),
-    )?;
-    let host = |maps: &[crate::spec::IdMapping]| {
-        maps.iter().find(|map| map.container_id == 0).map_or(0, |map| map.host_id)
-    };
-    Ok((host(&spec.linux.uid_mappings), host(&spec.linux.gid_mappings)))
 }
 
 /// Whether a path says that it means a directory itself, or what is in it.
@@ -121,7 +69,17 @@ fn means_content(path: &Path) -> bool {
     bytes == b"." || bytes.ends_with(b"/.")
 }
 
-fn out(container: &Opened, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).doing_on("find", || path.display().to_string())
+}
+
+fn out(
+    container: &Inside,
+    from: &Path,
+    to: &Path,
+    wants_directory: bool,
+    options: CopyOptions,
+) -> Result<()> {
     let at = || from.display().to_string();
     let follow = options.follow || ends_in_slash(from) || means_content(from);
     let fd = if follow { container.root.resolve(from) } else { container.root.resolve_nofollow(from) };
@@ -135,13 +93,10 @@ fn out(container: &Opened, from: &Path, to: &Path, options: CopyOptions) -> Resu
         true => Owner::Kept,
         false => Owner::Set(geteuid().as_raw(), getegid().as_raw()),
     };
-    // The host's own paths mean what they mean to every other program.
-    let host = |path: &Path| std::path::absolute(path).doing_on("find", || path.display().to_string());
-    let to_path = host(to)?;
-    put(&Host, &found, &name, &to_path, owner, means_content(from), ends_in_slash(to))
+    put(&Host, &found, &name, to, owner, means_content(from), wants_directory)
 }
 
-fn into(container: &Opened, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+fn into(container: &Inside, from: &Path, host: &Path, to: &Path, options: CopyOptions) -> Result<()> {
     let owner = match options.archive {
         true => Owner::Kept,
         false => Owner::Set(container.owner.0, container.owner.1),
@@ -154,13 +109,12 @@ fn into(container: &Opened, from: &Path, to: &Path, options: CopyOptions) -> Res
         let reader = Reader::new(Input(BufReader::new(std::fs::File::from(input))));
         return tree::extract(reader, directory.as_fd(), owner);
     }
-    let host = std::path::absolute(from).doing_on("find", || from.display().to_string())?;
     let follow = options.follow || ends_in_slash(from) || means_content(from);
     let flags = if follow { OFlags::PATH } else { OFlags::PATH | OFlags::NOFOLLOW };
-    let fd = rustix::fs::open(&host, flags | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+    let fd = rustix::fs::open(host, flags | OFlags::CLOEXEC, rustix::fs::Mode::empty())
         .doing_on("find", || from.display().to_string())?;
     let found = Found::of(fd).doing("copy")?;
-    let name = last_name(&host).unwrap_or_else(|| OsStr::new("root")).to_owned();
+    let name = last_name(host).unwrap_or_else(|| OsStr::new("root")).to_owned();
     put(&container.root, &found, &name, to, owner, means_content(from), ends_in_slash(to))
 }
 

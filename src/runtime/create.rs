@@ -4,27 +4,26 @@
 //! it did: [`Planned`] has touched nothing, [`Recorded`] has a record and a lock, [`Spawned`] has
 //! a cgroup and a process, [`Created`] is done.
 
-use super::cni::Network;
+use super::cni::{self, Network};
 use super::container::{self, Container, Context};
-use super::{filter, notify_socket, sockets, trees, undo};
-use crate::cgroups::{CgroupMount, Manager, Placement};
+use super::handover::{
+    connect_console_socket, connect_pidfd_socket, send_console, send_pidfd, write_pid_file,
+};
+use super::planned::{Planned, cgroup_view};
+use super::{filter, notify_socket, trees, undo};
+use crate::cgroups::{Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
 use crate::namespaces::{self, Maps};
-use crate::process::credentials::{self, Sets};
+use crate::process::credentials;
 use crate::process::init::{self, Init as InitPlan};
 use crate::process::protocol::{Channel, Message, out_of_turn};
 use crate::process::{self, hooks, scheduling};
-use crate::rootfs::{CgroupView, Hierarchy, Overlay, Pivot, Plan as RootfsPlan};
-use crate::seccomp::Program;
-use crate::spec::load::Loaded;
-use crate::spec::{
-    self, HookPoint, Hooks, Inherited, Mount, NamespaceKind, Process, Resources, Spec, State, annotations,
-};
+use crate::rootfs::Pivot;
+use crate::spec::{HookPoint, Hooks, Inherited, NamespaceKind, Spec, annotations};
 use crate::state::{Init, Locked, Phase, Record, Status, Supervision, Undo};
 use crate::sys::clone::Child;
-use crate::sys::{pidfd, signal, socket, time, timing};
-use nix::errno::Errno;
+use crate::sys::{pidfd, signal, time, timing};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -131,121 +130,7 @@ pub fn create(context: &Context, request: &Request, started_by: StartedBy) -> Re
     Ok(created)
 }
 
-/// Everything that can be decided before anything exists.
-pub(super) struct Planned {
-    config: Loaded,
-    bundle: PathBuf,
-    process: Process,
-    preserved_fds: u32,
-    namespaces: namespaces::Plan,
-    pub(super) joins: Vec<(NamespaceKind, OwnedFd)>,
-    pub(super) rootfs: RootfsPlan,
-    capabilities: Sets,
-    filter: Option<Program>,
-    hook_files: hooks::Files,
-    cgroup: std::cell::Cell<Option<Manager>>,
-    pub(super) rootless: bool,
-}
-
 impl Planned {
-    pub(super) fn new(
-        context: &Context,
-        request: &Request,
-        console: &Option<OwnedFd>,
-        started_by: StartedBy,
-    ) -> Result<Planned> {
-        let bundle = std::fs::canonicalize(&request.bundle)
-            .doing_on("open the bundle", || request.bundle.display().to_string())
-            .map_err(|error| error.class(Class::Config))?;
-        let mut config = spec::load::load(&bundle)?;
-        resctrl_is_there(&config.spec)?;
-        spec::validate(&config.spec)?;
-        let mut process = config
-            .spec
-            .process
-            .take()
-            .ok_or_else(|| Error::config("process", "is missing: it must say what to run"))?;
-        check_terminal(&process, console.is_some(), started_by)?;
-        if started_by == StartedBy::Caller && console.is_none() {
-            super::foreground::size_as_caller(&mut process);
-        }
-        let preserved_fds = request.preserve_fds.saturating_add(sockets::pass_on(&mut process));
-        let mut rootfs = RootfsPlan::new(&config.spec, &bundle)?;
-        // Only the annotation makes anyone look for the file.
-        if config.spec.annotations.contains_key(Overlay::ANNOTATION) {
-            rootfs.overlay = Overlay::load(&bundle)?;
-        }
-        if notify_socket::is_wanted() {
-            rootfs.steps.push(notify_socket::mount(&context.store.directory(&request.id)));
-            notify_socket::announce(&mut process);
-        }
-        rootfs_is_there(&rootfs.rootfs)?;
-        let namespaces = namespaces::Plan::new(&config.spec.linux);
-        let joins = namespaces.open()?;
-        let filter = filter::compile(&config.spec)?;
-        let cgroups_path = config.spec.linux.cgroups_path.as_deref();
-        let mut cgroup = Manager::plan(context.cgroups, cgroups_path, &request.id, context.rootless)?;
-        if let Some(name) = config.spec.annotations.get(annotations::SUBGROUP) {
-            cgroup.set_subgroup(name)?;
-        }
-        cgroup.set_properties(&config.spec.annotations)?;
-        Ok(Planned {
-            capabilities: Sets::new(process.capabilities.as_ref()),
-            hook_files: hooks::Files::open(&config.spec.annotations)?,
-            filter,
-            cgroup: std::cell::Cell::new(Some(cgroup)),
-            rootless: context.rootless,
-            config,
-            bundle,
-            process,
-            preserved_fds,
-            namespaces,
-            joins,
-            rootfs,
-        })
-    }
-
-    pub(super) fn spec(&self) -> &Spec {
-        &self.config.spec
-    }
-
-    pub(super) fn resources(&self) -> std::borrow::Cow<'_, Resources> {
-        match &self.spec().linux.resources {
-            Some(resources) => std::borrow::Cow::Borrowed(resources),
-            None => std::borrow::Cow::Owned(Resources::default()),
-        }
-    }
-
-    /// How to take back what is made outside the state directory.
-    fn journal(&self, request: &Request, cgroup: &Manager) -> Result<Vec<Undo>> {
-        let mut journal = request.undo.clone();
-        if !self.spec().linux.has(NamespaceKind::Mount) {
-            journal.push(Undo::Mount(self.rootfs.rootfs.clone()));
-        }
-        journal.push(Undo::Cgroup(container::stored(cgroup)?));
-        if let Some(network) = &request.network {
-            journal.push(network.undo(&request.id)?);
-        }
-        Ok(journal)
-    }
-
-    /// Whose the cgroup is to be: that of the container's root, when it sees its cgroups as their
-    /// root and may write to them (config-linux.md, "Cgroup ownership").
-    fn cgroup_owner(&self) -> Option<u32> {
-        let linux = &self.spec().linux;
-        let is_writable = |mount: &Mount| {
-            matches!(mount.kind.as_str(), "cgroup" | "cgroup2")
-                && !mount.options.iter().any(|word| word == "ro")
-        };
-        let may_manage = self.namespaces.new_cgroup && self.spec().mounts.iter().any(is_writable);
-        let root = linux.uid_mappings.iter().find(|map| map.container_id == 0);
-        root.filter(|_| may_manage && linux.has(NamespaceKind::User)).map(|map| map.host_id)
-    }
-
-    fn bundle(&self) -> &str {
-        self.bundle.to_str().unwrap_or_default()
-    }
-
     /// Takes the id, and writes down how to take back what comes next.
     pub(super) fn record(&self, context: &Context, request: &Request) -> Result<Recorded> {
         let cgroup = self.cgroup.take().unwrap_or(Manager::Disabled);
@@ -312,7 +197,12 @@ pub(super) struct Recorded {
 impl Drop for Recorded {
     fn drop(&mut self) {
         let Some(locked) = self.locked.take() else { return };
-        if let Err(error) = self.cgroup.destroy() {
+        // criu may have been killed half-way, and nobody else knows what it has started.
+        let emptied = match self.record.restored && !matches!(self.cgroup, Manager::Disabled) {
+            true => self.cgroup.kill_all(libc::SIGKILL),
+            false => Ok(()),
+        };
+        if let Err(error) = emptied.and_then(|()| self.cgroup.destroy()) {
             // The record stays, and with it what `delete` has to take back.
             log::warn(&format!("{error}; `dhow delete --force {}` tries again", self.record.id));
             return;
@@ -344,7 +234,7 @@ fn reclaim(context: &Context, id: &str) -> Result<(Locked, Box<Record>)> {
     undo::cgroup(&record)?;
     undo::take_back_life(&record)?;
     locked.remove_file(START_SOCKET)?;
-    record.undo.retain(|undo| matches!(undo, Undo::Directory(_)));
+    cni::outlives(&mut record)?;
     record.phase = Phase::Started;
     Ok((locked, Box::new(record)))
 }
@@ -354,7 +244,7 @@ impl Recorded {
         Ok(self.locked()?.path())
     }
 
-    fn locked(&self) -> Result<&Locked> {
+    pub(super) fn locked(&self) -> Result<&Locked> {
         self.locked.as_ref().ok_or_else(|| Error::new(Class::Internal, "use a container that was given away"))
     }
 
@@ -393,6 +283,7 @@ impl Recorded {
             joins,
             rootfs: &planned.rootfs,
             needs_trees: trees::are_needed(planned),
+            joins_network: request.network.is_some(),
             cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
             capabilities: planned.capabilities,
             pivot: if planned.spec().linux.has(NamespaceKind::Mount) { request.pivot } else { Pivot::Chroot },
@@ -466,7 +357,7 @@ impl Spawned {
         recorded.locked()?.write(&recorded.record)
     }
 
-    /// Puts the container into its network, before the init looks at it.
+    /// Puts the container into its network, whose namespace the init has made.
     fn connect(&mut self, request: &Request) -> Result<()> {
         let (Some(network), Some(recorded), Some(child)) =
             (&request.network, &mut self.recorded, &self.child)
@@ -510,8 +401,7 @@ impl Spawned {
             namespaces::write_maps(child.pid, &Maps::of(&planned.spec().linux))?;
         }
         self.adopt(planned)?;
-        self.connect(request)?;
-        let (recorded, child, channel) = self.parts()?;
+        let (recorded, _, channel) = self.parts()?;
         let owner = planned.cgroup_owner();
         if let Some(owner) = owner {
             recorded.cgroup.hand_to(owner)?;
@@ -523,6 +413,7 @@ impl Spawned {
         let mut console = None;
         timing::step("wait for the init");
         loop {
+            let (recorded, child, channel) = self.parts()?;
             match channel.expect()? {
                 Message::HooksPlease => {
                     timing::step("run the runtime's hooks");
@@ -538,7 +429,8 @@ impl Spawned {
                 }
                 Message::DevicesPlease => {
                     namespaces::move_devices(child.pid, &planned.spec().linux.net_devices)?;
-                    channel.send(&Message::DevicesDone)?;
+                    self.connect(request)?;
+                    self.parts()?.2.send(&Message::DevicesDone)?;
                 }
                 Message::TreesPlease => trees::send(planned, child.pidfd.as_fd(), channel)?,
                 Message::OwnersPlease(step, tree) => {
@@ -548,7 +440,7 @@ impl Spawned {
                 Message::Console(master) => console = Some(master),
                 Message::Listener(listener) => {
                     let pid = child.pid.as_raw();
-                    let state = state(planned, &recorded.record.id, pid);
+                    let state = planned.state(&recorded.record.id, pid);
                     filter::send_listener(planned.spec(), &listener, pid, &state)?;
                 }
                 Message::Ready => {
@@ -618,19 +510,6 @@ pub(super) fn go_on() -> Result<()> {
     }
 }
 
-/// The state of a container in the making.
-fn state<'a>(planned: &'a Planned, id: &'a str, pid: i32) -> State<'a> {
-    let spec = planned.spec();
-    State {
-        oci_version: &spec.oci_version,
-        id,
-        status: "creating",
-        pid,
-        bundle: planned.bundle(),
-        annotations: &spec.annotations,
-    }
-}
-
 /// Sends a pidfd of the init to whom the annotation names, as crun does.
 fn send_pidfd_to_receiver(spec: &Spec, child: &Child) -> Result<()> {
     let Some(path) = spec.annotations.get(annotations::PIDFD_RECEIVER) else { return Ok(()) };
@@ -641,115 +520,13 @@ fn send_pidfd_to_receiver(spec: &Spec, child: &Child) -> Result<()> {
 
 pub(super) fn run_hooks(planned: &Planned, id: &str, pid: i32) -> Result<()> {
     let spec = planned.spec();
-    let state = state(planned, id, pid).to_json();
+    let state = planned.state(id, pid).to_json();
     hooks::run_all(HookPoint::Prestart, &spec.hooks.prestart, &state, &planned.hook_files)?;
     hooks::run_all(HookPoint::CreateRuntime, &spec.hooks.create_runtime, &state, &planned.hook_files)
 }
 
-/// What the container sees of its cgroups, in the words of the rootfs room.
-fn cgroup_view(cgroup: &Manager, namespaced: bool) -> CgroupView {
-    let mounts = cgroup.mounts();
-    let directory = |mount: &CgroupMount| PathBuf::from(format!("{}{}", mount.at, mount.path));
-    match cgroup {
-        Manager::Disabled => CgroupView::None,
-        _ if mounts.is_empty() => CgroupView::None,
-        // On v1 each hierarchy has a name; systemd may be on either.
-        _ if !mounts[0].hierarchy.is_empty() => CgroupView::Legacy {
-            hierarchies: mounts
-                .iter()
-                .filter(|mount| !mount.hierarchy.is_empty())
-                .map(|mount| hierarchy(mount, directory(mount)))
-                .collect(),
-            namespaced,
-        },
-        _ => CgroupView::Unified { directory: directory(&mounts[0]), namespaced },
-    }
-}
-
-fn hierarchy(mount: &CgroupMount, directory: PathBuf) -> Hierarchy {
-    let name =
-        Path::new(&mount.at).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut options: Vec<String> = mount.hierarchy.split(',').map(str::to_owned).collect();
-    if mount.hierarchy.starts_with("name=") {
-        // A hierarchy without controllers is asked for by name, and by saying so.
-        options.insert(0, "none".into());
-    }
-    Hierarchy { name, options, directory }
-}
-
-/// `linux.intelRdt` cannot be had where the kernel does not show resctrl.
-fn resctrl_is_there(spec: &Spec) -> Result<()> {
-    if spec.linux.intel_rdt.is_none() || Path::new("/sys/fs/resctrl/schemata").exists() {
-        return Ok(());
-    }
-    Err(Error::new(Class::Unsupported, "invalid configuration")
-        .on("linux.intelRdt")
-        .because("resctrl is not mounted at /sys/fs/resctrl")
-        .hint("`mount -t resctrl resctrl /sys/fs/resctrl` where the CPU and the kernel have it"))
-}
-
-fn rootfs_is_there(rootfs: &Path) -> Result<()> {
-    let failed = |errno| {
-        Error::system("open the rootfs", errno)
-            .on(format!("root.path {}", rootfs.display()))
-            .class(Class::Config)
-    };
-    match std::fs::metadata(rootfs) {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(failed(Errno::ENOTDIR)),
-        Err(error) => Err(failed(crate::sys::io_errno(&error))),
-    }
-}
-
-/// A terminal needs somebody outside who holds its other end.
-fn check_terminal(process: &Process, console_socket: bool, started_by: StartedBy) -> Result<()> {
-    match (process.terminal, console_socket, started_by) {
-        (true, false, StartedBy::Start) => Err(Error::new(Class::Config, "cannot allocate tty")
-            .on("process.terminal")
-            .because("dhow will detach without setting console socket")
-            .hint("give --console-socket, or set process.terminal to false")),
-        (false, true, _) => Err(Error::new(Class::Config, "cannot use console socket")
-            .because("process.terminal is false, so dhow will not detach or allocate tty")
-            .hint("leave out --console-socket, or set process.terminal to true")),
-        _ => Ok(()),
-    }
-}
-
 fn connect_console(request: &Request) -> Result<Option<OwnedFd>> {
     request.console_socket.as_deref().map(connect_console_socket).transpose()
-}
-
-/// Connects to an engine's console socket, before anything is made.
-pub(super) fn connect_console_socket(path: &Path) -> Result<OwnedFd> {
-    connect_socket("connect to the console socket", path)
-}
-
-/// Connects to the socket of somebody who wants a pidfd, before anything is made.
-pub(super) fn connect_pidfd_socket(path: &Path) -> Result<OwnedFd> {
-    connect_socket("connect to the pidfd socket", path)
-}
-
-/// Sends the pidfd of a payload: who has it can watch and end the payload without a race for the
-/// number. The data says what it is, as it does for a terminal.
-pub(super) fn send_pidfd(socket: &OwnedFd, child: &Child) -> Result<()> {
-    socket::send(socket.as_fd(), &[b"pidfd"], &[child.pidfd.as_fd()])
-        .doing("send the pidfd to the pidfd socket")
-}
-
-fn connect_socket(doing: &str, path: &Path) -> Result<OwnedFd> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-    use std::os::fd::AsRawFd;
-    let failed = |errno| Error::system(doing, errno).on(path.display().to_string());
-    let address = UnixAddr::new(path).map_err(failed)?;
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(failed)?;
-    connect(fd.as_raw_fd(), &address).map_err(failed)?;
-    Ok(fd)
-}
-
-/// Sends the master of a terminal to an engine, with a name as its data, as runc does.
-pub(super) fn send_console(socket: &OwnedFd, master: &OwnedFd) -> Result<()> {
-    socket::send(socket.as_fd(), &[b"/dev/ptmx"], &[master.as_fd()])
-        .doing("send the terminal to the console socket")
 }
 
 /// The socket on which the init will hear `start`. It is bound through the directory's fd: a
@@ -764,32 +541,4 @@ fn listen(locked: &Locked) -> Result<OwnedFd> {
     bind(fd.as_raw_fd(), &address).doing(doing)?;
     listen(&fd, Backlog::new(1).doing(doing)?).doing(doing)?;
     Ok(fd)
-}
-
-/// Writes a pid where an engine looks for it, whole or not at all.
-pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
-    let failed = |error: std::io::Error| {
-        Error::system("write the pid file", crate::sys::io_errno(&error)).on(path.display().to_string())
-    };
-    let name = path.file_name().ok_or_else(|| failed(std::io::Error::from_raw_os_error(libc::EISDIR)))?;
-    if write_nameless(path, pid).is_ok() {
-        return Ok(());
-    }
-    let new = path.with_file_name(format!(".{}", name.to_string_lossy()));
-    std::fs::write(&new, pid.to_string()).and_then(|()| std::fs::rename(&new, path)).map_err(|error| {
-        let _ = std::fs::remove_file(&new);
-        failed(error)
-    })
-}
-
-/// Writes the pid into a file that gets its name when it is whole: a runtime that is killed in
-/// between leaves nothing. Not every filesystem can, nor is the name always free.
-fn write_nameless(path: &Path, pid: i32) -> rustix::io::Result<()> {
-    use rustix::fs::{AtFlags, CWD, Mode, OFlags};
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(directory, flags, Mode::from_raw_mode(0o644))?;
-    rustix::io::write(&file, pid.to_string().as_bytes())?;
-    let nameless = crate::sys::fd::proc_path(file.as_fd());
-    rustix::fs::linkat(CWD, nameless.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW)
 }

@@ -1,11 +1,12 @@
 //! `exec`: another process in a container that runs.
 
 use super::container::{Container, Context, let_proceed};
-use super::create::{
-    CONFIG, connect_console_socket, connect_pidfd_socket, send_console, send_pidfd, write_pid_file,
-};
+use super::create::CONFIG;
 use super::filter;
 use super::foreground::{Signals, size_as_caller, stay};
+use super::handover::{
+    connect_console_socket, connect_pidfd_socket, send_console, send_pidfd, write_pid_file,
+};
 use crate::cgroups::Placement;
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -15,6 +16,7 @@ use crate::process::protocol::{Channel, Message, out_of_turn};
 use crate::process::{Spawned, scheduling, spawn, spawn_staged};
 use crate::spec::{self, NamespaceKind, Process, Spec};
 use crate::state::{Operation, Status};
+use crate::sys::clone::Child;
 use crate::sys::{pidfd, timing};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
@@ -70,6 +72,29 @@ pub struct ExecRequest {
 /// # Errors
 /// [`Class::WrongState`] when the container does not run; why the process could not be executed.
 pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
+    let (child, signals, console) = begin(context, id, request)?;
+    timing::step("the payload runs");
+    match signals {
+        Some(signals) => stay(&child, &signals, console),
+        None => Ok(0),
+    }
+}
+
+/// Runs a process in a container, and leaves it to the caller to wait for it.
+///
+/// # Errors
+/// Those of [`exec`].
+pub fn exec_as_child(context: &Context, id: &str, request: &ExecRequest) -> Result<Child> {
+    begin(context, id, request).map(|(child, ..)| child)
+}
+
+/// Runs a process in a container: it, the signals that are held for it unless it is detached, and the
+/// master of its terminal.
+fn begin(
+    context: &Context,
+    id: &str,
+    request: &ExecRequest,
+) -> Result<(Child, Option<Signals>, Option<OwnedFd>)> {
     let container = Container::open(context, id)?;
     if !(request.ignore_paused && container.status == Status::Paused) {
         container.allow(Operation::Exec)?;
@@ -128,11 +153,7 @@ pub fn exec(context: &Context, id: &str, request: &ExecRequest) -> Result<i32> {
     if let Some(file) = &request.pid_file {
         write_pid_file(file, spawned.child.pid.as_raw())?;
     }
-    timing::step("the payload runs");
-    match signals {
-        Some(signals) => stay(&spawned.child, &signals, kept),
-        None => Ok(0),
-    }
+    Ok((spawned.child, signals, kept))
 }
 
 /// The way into the container's cgroup. One that is not there any more belongs to a container that
@@ -142,7 +163,7 @@ fn placement(container: &Container, request: &ExecRequest) -> Result<Placement> 
     let found = container.cgroup()?.placement_for_exec(&request.cgroups, init.map(|init| init.pid));
     found.map_err(|error| match init {
         Some(init) if init.is_alive().unwrap_or(true) => error,
-        _ => Error::new(Class::WrongState, "container not running").on(container.record.id.clone()),
+        _ => not_running(container),
     })
 }
 
@@ -218,14 +239,16 @@ fn console(process: &Process, request: &ExecRequest) -> Result<Option<OwnedFd>> 
 
 /// A pidfd of the init, that is, of the process that the record means.
 fn open_init(container: &Container) -> Result<OwnedFd> {
-    let not_running =
-        || Error::new(Class::WrongState, "container not running").on(container.record.id.clone());
-    let init = container.record.init.ok_or_else(not_running)?;
+    let init = container.record.init.ok_or_else(|| not_running(container))?;
     let process = pidfd::open(Pid::from_raw(init.pid)).map_err(|errno| match errno {
-        Errno::ESRCH => not_running(),
+        Errno::ESRCH => not_running(container),
         _ => Error::system("open the container's init", errno),
     })?;
-    if init.is_alive()? { Ok(process) } else { Err(not_running()) }
+    if init.is_alive()? { Ok(process) } else { Err(not_running(container)) }
+}
+
+fn not_running(container: &Container) -> Error {
+    Error::new(Class::WrongState, "container not running").on(container.record.id.clone())
 }
 
 /// Makes the process. Root joins the pid namespace before it forks, so that one fork is enough; a
@@ -236,9 +259,13 @@ fn enter(container: &Container, mut plan: Exec<'_>, placement: &Placement) -> Re
     let init = plan.init;
     plan.in_user_namespace = kinds.contains(&NamespaceKind::User);
     if !kinds.contains(&NamespaceKind::Mount) {
-        let pid = container.record.init.map_or(0, |init| init.pid);
+        let init = container.record.init.ok_or_else(|| not_running(container))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty());
+        let root = rustix::fs::open(format!("/proc/{}/root", init.pid), flags, Mode::empty());
+        // It was the init's only if the init is still there: the pid may be another's by now.
+        if !init.is_alive()? {
+            return Err(not_running(container));
+        }
         plan.root = Some(root.doing("open the container's root")?);
     }
     let into = placement.cgroup_fd();

@@ -2,7 +2,7 @@
 
 use crate::rootfs::known_words;
 use crate::seccomp;
-use crate::spec::{HookPoint, MEMORY_FLAGS, MEMORY_MODES, NamespaceKind};
+use crate::spec::{HookPoint, MEMORY_FLAGS, MEMORY_MODES, NamespaceKind, annotations};
 use serde_json::{Value, json};
 
 /// The features document. It says what is there, and nothing that is not.
@@ -34,6 +34,7 @@ pub fn features() -> Value {
         "annotations": {
             "org.dhow.version": env!("CARGO_PKG_VERSION"),
             "org.dhow.commit": env!("DHOW_COMMIT")
-        }
+        },
+        "potentiallyUnsafeConfigAnnotations": annotations::UNSAFE
     })
 }

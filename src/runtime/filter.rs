@@ -7,14 +7,12 @@ use crate::error::{Class, Error, Result};
 use crate::log;
 use crate::process;
 use crate::seccomp::{self, Options, ProcessState, Program, report};
+use crate::spec::annotations::FAIL_UNKNOWN;
 use crate::spec::{Seccomp, Spec, State};
 use crate::state::{Init, Locked};
 use crate::sys::pidfd;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-
-/// crun's: whether a syscall's name that nobody knows is an error.
-const FAIL_UNKNOWN: &str = "run.oci.seccomp_fail_unknown_syscall";
 
 /// How a configuration wants its profile compiled.
 pub(super) fn options(spec: &Spec) -> Options {

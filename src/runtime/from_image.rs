@@ -27,6 +27,8 @@ pub struct FromImage {
     pub cni_directory: Option<PathBuf>,
     /// Ports: `[ADDRESS:]HOST:CONTAINER[/PROTOCOL]`.
     pub publish: Vec<String>,
+    /// Which image of an archive or a layout; this machine's when nothing is said.
+    pub platform: Option<Platform>,
 }
 
 /// Makes a bundle of an image and goes on with it. When that fails, the bundle goes too.
@@ -57,7 +59,8 @@ fn prepare(context: &Context, from: &FromImage, request: Request) -> Result<Requ
     let mut options = from.options.clone();
     let network = network(context, from, &mut options)?;
     let store = Store::open(&context.images, Use::Shared)?;
-    let image = find(&store, &from.image)?;
+    let platform = from.platform.clone().unwrap_or_else(Platform::host);
+    let image = find(&store, &from.image, &platform)?;
     let bundle = container::make(&store, &image, &id, &options)?;
     Ok(Request { id, undo: vec![Undo::Directory(bundle.clone())], bundle, network, ..request })
 }
@@ -92,25 +95,25 @@ fn network(context: &Context, from: &FromImage, options: &mut Options) -> Result
 }
 
 /// An image by its name; what looks like a path, or is one and no name, is imported first.
-fn find(store: &Store, name: &str) -> Result<Image> {
+fn find(store: &Store, name: &str, platform: &Platform) -> Result<Image> {
     let transported = ["oci:", "docker-archive:"].iter().find_map(|transport| name.strip_prefix(transport));
     let is_path = transported.is_some() || name.starts_with(['/', '.']);
     let path = Path::new(transported.unwrap_or(name));
     if !is_path {
         return match store.find(name) {
-            Err(error) if error.class == Class::Config && path.exists() => bring(store, path),
+            Err(error) if error.class == Class::Config && path.exists() => bring(store, path, platform),
             found => found,
         };
     }
-    bring(store, path)
+    bring(store, path, platform)
 }
 
 /// Imports the one image of an archive or a layout.
-fn bring(store: &Store, path: &Path) -> Result<Image> {
+fn bring(store: &Store, path: &Path, platform: &Platform) -> Result<Image> {
     let request = |name| ImportRequest {
         from: path.to_owned(),
         name,
-        platform: Platform::host(),
+        platform: platform.clone(),
         limits: Limits::default(),
         backing: Backing::default(),
         progress: Arc::default(),

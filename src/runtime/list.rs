@@ -3,6 +3,7 @@
 use super::container::{Container, Context};
 use crate::error::Result;
 use crate::log;
+use crate::spec::annotations::IMAGE;
 use crate::state::{Phase, Record, Status};
 use crate::sys::time::rfc3339;
 use nix::unistd::{Uid, User};
@@ -80,9 +81,6 @@ impl From<Container> for Listing {
         }
     }
 }
-
-/// The annotation that names the image of a bundle.
-const IMAGE: &str = "org.dhow.image.name";
 
 /// A container with the moment at which it became what it is, where that is known.
 pub(super) fn since(container: Container) -> Listing {

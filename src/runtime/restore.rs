@@ -3,19 +3,19 @@
 use super::checkpoint::{
     CheckpointOptions, DESCRIPTORS, Place, cgroup_binds, common, external_namespaces, is_bind, plan_of,
 };
-use super::container::Context;
-use super::create::{
-    Planned, Recorded, Request, StartedBy, connect_console_socket, run_hooks, send_console, write_pid_file,
-};
-use super::delete::delete;
+use super::container::{self, Context};
+use super::create::{Recorded, Request, StartedBy, run_hooks};
 use super::foreground::{Signals, stay};
-use super::run::RunOptions;
+use super::handover::{connect_console_socket, send_console, write_pid_file};
+use super::planned::Planned;
+use super::run::{RunOptions, delete_after_last_life};
 use crate::cgroups::Placement;
 use crate::error::{Class, Context as _, Error, Result};
 use crate::process::criu::{Criu, Fields, Kind, Second};
 use crate::rootfs::Overlay;
 use crate::rootfs::plan::{Source, Step};
-use crate::state::{Init, Phase};
+use crate::spec::Spec;
+use crate::state::{Init, Locked, Phase, Undo};
 use crate::sys::clone::Child;
 use crate::sys::mount::{self, Propagation};
 use crate::sys::path::{Leaf, Root, is_directory};
@@ -47,10 +47,12 @@ pub fn restore(
     let placement = recorded.enter_cgroup(&planned)?;
     let root = CriuRoot::prepare(&planned, &recorded)?;
     // In the new mount namespace: criu mounts below its work directory.
-    let place = Place::open(options, "restore.log", options.work.is_some())?;
-    let (fields, kept) = describe(&planned, &recorded, options, &place, &root.0)?;
-    let kept: Vec<&OwnedFd> = kept.iter().chain([&place.images, &place.work]).collect();
+    let place = Place::open(options, "restore.log", false)?;
+    let joined = open_joined(planned.spec())?;
+    let kept: Vec<&OwnedFd> = joined.iter().map(|(_, fd)| fd).chain([&place.images, &place.work]).collect();
     let mut criu = Criu::start(Path::new("criu"), "restore the container", files(placement)?, &kept)?;
+    recorded.adopt(&planned, criu.pid())?;
+    let fields = describe(&planned, &recorded, options, (&place, &root.0), &joined)?;
     let mut master = None;
     let pid = criu.request(Kind::Restore, &fields, &place.log, |notification| {
         match notification.script.as_str() {
@@ -63,14 +65,7 @@ pub fn restore(
         }
     })?;
     drop((criu, root));
-    let child = Child {
-        pid: Pid::from_raw(pid),
-        pidfd: pidfd::open(Pid::from_raw(pid)).doing("open the restored process")?,
-    };
-    let locked = recorded.settle(pid)?;
-    if let Some(file) = &request.pid_file {
-        write_pid_file(file, pid)?;
-    }
+    let restored = Restored::open(pid)?;
     let kept = match (master, console) {
         (Some(master), Some(socket)) => {
             send_console(&socket, &master)?;
@@ -78,36 +73,77 @@ pub fn restore(
         }
         (master, _) => master,
     };
-    drop(locked);
+    let child = recorded.settle(restored, request.pid_file.as_deref())?;
     if how.detach {
         return Ok(0);
     }
     let status = stay(&child, &Signals::hold()?, kept)?;
     if !how.keep {
-        delete(context, &request.id, false)?;
+        delete_after_last_life(context, &request.id)?;
     }
     Ok(status)
 }
 
+/// What criu has started. Dropped before the record tells of it, it ends.
+struct Restored(Option<Child>);
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        if let Some(child) = &self.0 {
+            let _ = pidfd::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+            let _ = nix::sys::wait::waitpid(child.pid, None);
+        }
+    }
+}
+
+impl Restored {
+    fn open(pid: i32) -> Result<Restored> {
+        let pid = Pid::from_raw(pid);
+        let pidfd = pidfd::open(pid).doing("open the restored process")?;
+        Ok(Restored(Some(Child { pid, pidfd })))
+    }
+}
+
 impl Recorded {
-    /// Makes the cgroup, with its limits.
+    /// Makes the cgroup, with its limits. From here on delete ends all that is in it: a runtime that
+    /// is killed between criu's work and the record of it knows no init.
     fn enter_cgroup(&mut self, planned: &Planned) -> Result<Placement> {
+        self.record.restored = true;
+        self.locked()?.write(&self.record)?;
         self.cgroup.create()?;
         self.cgroup.apply(&planned.resources())?;
         self.cgroup.placement()
     }
 
+    /// Has systemd make the cgroup around criu, where it is systemd's: what criu starts is in it too.
+    fn adopt(&mut self, planned: &Planned, criu: i32) -> Result<()> {
+        if !self.cgroup.needs_adopt() {
+            return Ok(());
+        }
+        self.cgroup.adopt(criu, &planned.resources(), planned.rootless)?;
+        self.record.replace_undo(Undo::Cgroup(container::stored(&self.cgroup)?));
+        self.locked()?.write(&self.record)
+    }
+
     /// Writes down that the container runs. From here on it stays.
-    fn settle(mut self, pid: i32) -> Result<crate::state::Locked> {
+    fn settle(mut self, mut restored: Restored, pid_file: Option<&Path>) -> Result<Child> {
         let ended = || Error::new(Class::System, "look at the restored process").because("it ended at once");
-        let stat = pidfd::stat(Pid::from_raw(pid)).ok().flatten().ok_or_else(ended)?;
-        self.record.init = Some(Init { pid, start_time: stat.start_time });
+        let child = restored.0.as_ref().ok_or_else(ended)?;
+        let pid = child.pid;
+        let stat = pidfd::stat(pid).ok().flatten().ok_or_else(ended)?;
+        self.record.init = Some(Init { pid: pid.as_raw(), start_time: stat.start_time });
         self.record.phase = Phase::Started;
-        self.record.restored = true;
-        let gone = || Error::new(Class::Internal, "use a container that was given away");
-        let locked = self.locked.take().ok_or_else(gone)?;
-        locked.write(&self.record)?;
-        Ok(locked)
+        if let Some(file) = pid_file {
+            write_pid_file(file, pid.as_raw())?;
+        }
+        if let Err(error) = self.locked().and_then(|locked| locked.write(&self.record)) {
+            if let Some(file) = pid_file {
+                let _ = std::fs::remove_file(file);
+            }
+            return Err(error);
+        }
+        drop::<Option<Locked>>(self.locked.take());
+        restored.0.take().ok_or_else(ended)
     }
 }
 
@@ -159,14 +195,26 @@ fn in_tmpfs(steps: &[Step], step: &Step) -> bool {
     steps.iter().filter(is_tmpfs).any(|tmpfs| step.target.starts_with(&tmpfs.target))
 }
 
-/// criu's options, and the fds that they name.
+/// The namespaces that the container joins, under criu's names for them.
+fn open_joined(spec: &Spec) -> Result<Vec<(String, OwnedFd)>> {
+    let open = |(key, path): (String, String)| {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened =
+            rustix::fs::open(path.as_str(), flags, Mode::empty()).doing_on("open the namespace", || path)?;
+        let name = key.split_once(':').map_or(key.as_str(), |(_, name)| name);
+        Ok((name.to_owned(), opened))
+    };
+    external_namespaces(&spec.linux)?.into_iter().map(open).collect()
+}
+
+/// criu's options.
 fn describe(
     planned: &Planned,
     recorded: &Recorded,
     options: &CheckpointOptions,
-    place: &Place,
-    directory: &Path,
-) -> Result<(Fields, Vec<OwnedFd>)> {
+    (place, directory): (&Place, &Path),
+    joined: &[(String, OwnedFd)],
+) -> Result<Fields> {
     let (plan, spec) = plan_of(planned);
     let mut fields = common(options, place, spec);
     fields.bytes(13, directory.as_os_str().as_encoded_bytes()).switch(6, true).switch(26, true);
@@ -193,14 +241,8 @@ fn describe(
     for mount in recorded.cgroup.mounts().iter().filter(|mount| !mount.hierarchy.is_empty()) {
         fields.pair(25, &mount.hierarchy, Second::Text(&mount.path));
     }
-    let mut kept = Vec::new();
-    for (key, path) in external_namespaces(&spec.linux)? {
-        let name = key.split_once(':').map_or(key.as_str(), |(_, name)| name);
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let opened =
-            rustix::fs::open(path.as_str(), flags, Mode::empty()).doing_on("open the namespace", || path)?;
+    for (name, opened) in joined {
         fields.pair(27, name, Second::Number(u64::try_from(opened.as_raw_fd()).unwrap_or_default()));
-        kept.push(opened);
     }
     for (number, link) in descriptors(&options.image).into_iter().enumerate().take(3) {
         // Pipes of whoever made the container; those of whoever restores it take their place.
@@ -208,7 +250,7 @@ fn describe(
             fields.pair(27, &link, Second::Number(number as u64));
         }
     }
-    Ok((fields, kept))
+    Ok(fields)
 }
 
 /// A destination without its symlinks: criu knows mounts by where they really are.

@@ -113,7 +113,7 @@ pub fn run(context: &Context, request: &Request, options: RunOptions) -> Result<
 
 /// Deletes a container whose init has ended; one that `restart` is about to make anew, after its next
 /// end.
-fn delete_after_last_life(context: &Context, id: &str) -> Result<()> {
+pub(super) fn delete_after_last_life(context: &Context, id: &str) -> Result<()> {
     loop {
         let gone = delete_when_at_rest(context, id).or_else(|error| match error.class {
             // Someone else was faster.

@@ -1,6 +1,7 @@
 //! Containers that a monitor stays with (shims/monitor): how one is started, and what dhow decides
 //! for it.
 
+use super::cni::{self, Network};
 use super::container::{Container, Context, monitor_lives, out_of_memory};
 use super::create::{Request, StartedBy, create};
 use super::delete::delete;
@@ -32,14 +33,11 @@ pub fn run_monitored(context: &Context, request: &Request, supervision: &Supervi
         .doing_on("open the bundle", || request.bundle.display().to_string())
         .map_err(|error| error.class(Class::Config))?;
     context.store.check_free(&request.id)?;
-    if request.network.is_some() {
-        return Err(Error::new(Class::Unsupported, "start the monitor")
-            .on("--network cni")
-            .because("a container in a CNI network cannot be started anew yet")
-            .hint("leave out --monitor, --restart and --log-driver"));
-    }
     let mut supervision = supervision.clone();
     supervision.undo.clone_from(&request.undo);
+    if let Some(network) = &request.network {
+        supervision.undo.push(network.to_join(&request.id)?);
+    }
     if let Some(log) = supervision.log.as_mut().filter(|log| log.path.as_os_str().is_empty()) {
         let directory = std::path::absolute(context.store.directory(&request.id));
         log.path = directory.doing("find the state directory")?.join(LOG);
@@ -193,6 +191,10 @@ pub fn exited(context: &Context, id: &str, pid: i32, code: i32) -> Result<Option
     };
     record.phase = if next == Next::End { Phase::Started } else { Phase::Restarting };
     locked.write(&record)?;
+    // Its addresses and ports are others' until it lives again.
+    if cni::leave(&mut record)? {
+        locked.write(&record)?;
+    }
     Ok(Some(next))
 }
 
@@ -209,12 +211,8 @@ pub fn revive(context: &Context, id: &str, monitored: bool) -> Result<()> {
             .on(id)
             .because("it was stopped meanwhile"));
     }
-    if record.undo.iter().any(|undo| matches!(undo, Undo::Network(_))) {
-        return Err(Error::new(Class::Unsupported, "restart the container")
-            .on(id)
-            .because("a container in a CNI network cannot be started anew yet"));
-    }
-    let undo = record.undo.iter().filter(|undo| matches!(undo, Undo::Directory(_))).cloned().collect();
+    let (network, mut undo) = Network::split(record.undo, id)?;
+    undo.retain(|undo| matches!(undo, Undo::Directory(_)));
     let mut supervision = record.supervision.clone();
     if let Some(supervision) = &mut supervision {
         supervision.monitor = if monitored { caller()? } else { None };
@@ -235,7 +233,7 @@ pub fn revive(context: &Context, id: &str, monitored: bool) -> Result<()> {
         preserve_fds: 0,
         supervision,
         undo,
-        network: None,
+        network,
         again: true,
     };
     create(context, &request, StartedBy::Start).map(drop)

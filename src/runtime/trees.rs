@@ -1,7 +1,7 @@
 //! The mount trees of a new container that its init has not the rights for: sources that only the
 //! host's root reaches, and idmapped mounts.
 
-use super::create::Planned;
+use super::planned::Planned;
 use crate::error::{Class, Error, Result};
 use crate::namespaces::{Maps, within_mounts_of};
 use crate::process::protocol::{Channel, Message};

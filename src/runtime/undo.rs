@@ -7,13 +7,15 @@ use crate::error::{Error, Result};
 use crate::image::container;
 use crate::log;
 use crate::state::{Record, Undo};
+use crate::sys::{mount, path};
 use nix::errno::Errno;
 use std::path::Path;
 
 /// Removes a container's cgroup. What is gone already is no error.
 pub(super) fn cgroup(record: &Record) -> Result<()> {
     let mut cgroup = manager_of(record)?;
-    let may_have_processes = !record.private_pids && !matches!(cgroup, Manager::Disabled);
+    let may_have_processes =
+        (!record.private_pids || record.restored) && !matches!(cgroup, Manager::Disabled);
     if may_have_processes && record.boot == boot_id()? {
         cgroup.kill_all(libc::SIGKILL)?;
     }
@@ -39,7 +41,9 @@ pub(super) fn take_back(record: &Record, force: bool) -> Result<()> {
                 Err(error) if force => log::warn(&error.to_string()),
                 result => result?,
             },
-            Undo::Mount(rootfs) => detach_rootfs(rootfs)?,
+            // Mounts do not outlive a boot, and the path may now lead to another's.
+            Undo::Mount { at, below } if record.boot == boot_id()? => detach_rootfs(at, *below)?,
+            Undo::Mount { .. } => {}
             Undo::Directory(place) => container::remove(place)?,
         }
     }
@@ -48,10 +52,15 @@ pub(super) fn take_back(record: &Record, force: bool) -> Result<()> {
 
 /// Detaches the rootfs of a container that had no mount namespace of its own.
 ///
+/// What was mounted there before, say by an engine, stays.
+///
 /// # Errors
 /// umount2(2)'s; that nothing is mounted there is none.
-fn detach_rootfs(rootfs: &Path) -> Result<()> {
-    match crate::sys::mount::detach(rootfs) {
+fn detach_rootfs(rootfs: &Path, below: u64) -> Result<()> {
+    if path::mount_id(rootfs) == Ok(below) {
+        return Ok(());
+    }
+    match mount::detach(rootfs) {
         // EINVAL: no mount point.
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
         Err(errno) => {

@@ -18,6 +18,29 @@ pub const DELEGATE: &str = "run.oci.delegate-cgroup";
 /// The unix socket to which a pidfd of the init is sent.
 pub const PIDFD_RECEIVER: &str = "run.oci.pidfd_receiver";
 
+/// Whether an unknown syscall in the seccomp profile is an error.
+pub const FAIL_UNKNOWN: &str = "run.oci.seccomp_fail_unknown_syscall";
+/// The file with CRIU's own configuration.
+pub const CRIU_CONFIG: &str = "org.criu.config";
+/// The image of a bundle: its rootfs is then the overlay that a file beside config.json describes.
+pub const IMAGE: &str = "org.dhow.image.name";
+
+/// Annotations by which dhow does something on the host: who takes a config.json from a stranger must
+/// not let these through (features.md, `potentiallyUnsafeConfigAnnotations`). One that ends with a dot
+/// stands for all that begin so.
+pub const UNSAFE: [&str; 10] = [
+    CRIU_CONFIG,
+    IMAGE,
+    "org.systemd.property.",
+    DELEGATE,
+    HOOKS_STDERR,
+    HOOKS_STDOUT,
+    KEEP_GROUPS,
+    PIDFD_RECEIVER,
+    FAIL_UNKNOWN,
+    SUBGROUP,
+];
+
 /// Beginnings of names by which runtimes and engines are asked for something: dhow, crun, systemd's
 /// unit, podman, cri-o, CRIU.
 const CONTROLS: [&str; 10] = [

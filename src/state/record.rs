@@ -70,7 +70,12 @@ pub enum Undo {
     Cgroup(Box<RawValue>),
     /// Detach the rootfs, and all that is mounted in it: of a container that has no mount namespace
     /// that would take it along.
-    Mount(PathBuf),
+    Mount {
+        /// Where it is attached.
+        at: PathBuf,
+        /// The mount that the path led to before: it is somebody else's, and stays.
+        below: u64,
+    },
     /// Remove a container's directory in the image store, its writable layer with it.
     Directory(PathBuf),
     /// Take the container from a network. The runtime knows what the text means.

@@ -32,7 +32,8 @@ pub fn before_exec(
 ) {
     use std::os::unix::process::CommandExt;
     let work = move || work().map_err(std::io::Error::from_raw_os_error);
-    // SAFETY: dhow is single-threaded, so no lock can be held by a thread that the child has not.
+    // SAFETY: either this process has one thread, so that no lock can be held by a thread that the child
+    // has not, or `work` keeps to what is said above.
     unsafe { command.pre_exec(work) };
 }
 

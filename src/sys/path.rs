@@ -7,7 +7,7 @@
 
 use super::errno;
 use nix::errno::Errno;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -161,7 +161,14 @@ impl Root {
                             if symlinks > MOST_SYMLINKS {
                                 return Err(Errno::ELOOP);
                             }
-                            let target = read_link(parent.as_fd(), &name)?;
+                            let target = match read_link(parent.as_fd(), &name) {
+                                // No symlink: another container on this rootfs has made it just now.
+                                Err(Errno::EINVAL) => {
+                                    done = next;
+                                    continue;
+                                }
+                                target => target?,
+                            };
                             if target.is_absolute() {
                                 done = PathBuf::new();
                             }
@@ -208,6 +215,20 @@ fn read_link(parent: BorrowedFd<'_>, name: &OsString) -> nix::Result<PathBuf> {
 /// fstat(2)'s.
 pub fn stat(fd: BorrowedFd<'_>) -> nix::Result<Stat> {
     rustix::fs::statat(fd, c"", AtFlags::EMPTY_PATH).map_err(errno)
+}
+
+/// The number of the mount that a path leads into, statx(2) `STATX_MNT_ID`: no two that are there at
+/// a time have the same.
+///
+/// # Errors
+/// statx(2)'s; EOPNOTSUPP before Linux 5.8.
+pub fn mount_id(path: &Path) -> nix::Result<u64> {
+    let found =
+        rustix::fs::statx(rustix::fs::CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).map_err(errno)?;
+    match found.stx_mask & StatxFlags::MNT_ID.bits() {
+        0 => Err(Errno::EOPNOTSUPP),
+        _ => Ok(found.stx_mnt_id),
+    }
 }
 
 /// Whether an fd is a directory.
@@ -261,6 +282,21 @@ mod tests {
         assert!(base.join("root/run/lock/x").is_file());
         symlink("loop", base.join("root/loop")).unwrap();
         assert_eq!(root.make(Path::new("loop/x"), Leaf::Directory).err(), Some(Errno::ELOOP));
+        std::fs::remove_dir_all(base).unwrap();
+    }
+
+    /// Containers that share a rootfs, and are created at the same time.
+    #[test]
+    fn several_may_make_the_same_path() {
+        let (base, root) = scratch("several");
+        for round in 0..200 {
+            let path = PathBuf::from(format!("{round}/deep/er"));
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| root.make(&path, Leaf::Directory).unwrap());
+                }
+            });
+        }
         std::fs::remove_dir_all(base).unwrap();
     }
 

@@ -3,6 +3,7 @@
 
 use dhow::cgroups::{Driver, Manager, Record};
 use dhow::spec::Resources;
+use dhow::sys::clone::before_exec;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -81,16 +82,12 @@ pub fn v2() -> Option<Test> {
 impl Test {
     /// Runs a shell command inside the cgroup.
     pub fn spawn(&mut self, script: &str) -> &mut Child {
-        use std::os::unix::process::CommandExt;
         let placement = self.manager.placement().unwrap();
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: between fork and exec the child only writes to files that are open already, or
-        // opens one; the errors' strings are made only on failure.
-        #[allow(unsafe_code)]
-        unsafe {
-            command.pre_exec(move || placement.enter_self_fully().map_err(std::io::Error::other));
-        }
+        before_exec(&mut command, move || {
+            placement.enter_self_fully().map_err(|error| error.errno.unwrap_or(libc::EINVAL))
+        });
         self.children.push(command.spawn().unwrap());
         self.children.last_mut().unwrap()
     }
