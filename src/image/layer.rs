@@ -7,6 +7,9 @@ use super::digest::{Digest, Hasher};
 use super::tar::{Entry, Reader, Stream};
 use super::{refused, within};
 use crate::error::{Context as _, Error, Result};
+use crate::sys;
+use nix::errno::Errno;
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -138,17 +141,18 @@ pub fn pass(
     let (full_in, full_out) = sync_channel(PIECES);
     let (empty_in, empty_out) = channel();
     let Outputs { blob: copy, plain, sink, read } = outputs;
+    let failed = Cell::new(None);
     std::thread::scope(|scope| {
         let decode_all = move || {
-            let mut source = Hashing { from: blob, hasher: Hasher::default(), copy, read };
+            let mut source = Hashing { from: blob, hasher: Hasher::default(), copy, failed: None, read };
             let outcome = decode(&mut source, expected, limits, &full_in, &empty_out);
-            if let Err(error) = outcome {
-                let _ = full_in.send(Err(error));
-                return None;
-            }
-            let (compression, plain) = outcome.unwrap_or((Compression::Plain, 0));
+            let (compression, plain) = outcome.map_err(|error| {
+                let error = source.failed.map_or(error, not_written);
+                let _ = full_in.send(Err(error.clone()));
+                error
+            })?;
             let size = source.hasher.count;
-            Some(Passed { blob: source.hasher.finish(), size, plain, compression })
+            Ok(Passed { blob: source.hasher.finish(), size, plain, compression })
         };
         let decoder = std::thread::Builder::new()
             .spawn_scoped(scope, decode_all)
@@ -161,15 +165,17 @@ pub fn pass(
             ended: false,
             hasher: Hasher::default(),
             copy: plain,
+            failed: &failed,
         };
         let unpacked = consume(pieces, limits, sink);
         // A consumer that failed has dropped its end of the channel, so the decoder ends too.
         let passed = decoder.join().map_err(|_| refused("the decoder failed"))?;
-        let (diff, passed) = match (unpacked, passed) {
-            (Ok(diff), Some(passed)) => (diff, passed),
-            (Err(error), _) => return Err(error),
-            (Ok(_), None) => return Err(refused("the layer cannot be decoded")),
-        };
+        if let Some(errno) = failed.get() {
+            return Err(not_written(errno));
+        }
+        // The decoder's own words, not what the archive's reader made of them.
+        let passed = passed?;
+        let diff = unpacked?;
         check(expected, diff, &passed)?;
         Ok(passed)
     })
@@ -286,11 +292,18 @@ fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> Result<usize> {
     Ok(length)
 }
 
+/// An error of writing a copy, which must not be taken for one of reading.
+fn not_written(errno: Errno) -> Error {
+    Error::system("write the layer into the image store", errno)
+}
+
 /// A blob that is hashed and copied while it is read.
 struct Hashing<'a, R> {
     from: R,
     hasher: Hasher,
     copy: Option<&'a mut File>,
+    /// Why the copy could not be written.
+    failed: Option<Errno>,
     read: Option<&'a AtomicU64>,
 }
 
@@ -299,7 +312,8 @@ impl<R: Read> Read for Hashing<'_, R> {
         let length = self.from.read(buffer)?;
         self.hasher.update(&buffer[..length]);
         if let Some(copy) = &mut self.copy {
-            copy.write_all(&buffer[..length])?;
+            copy.write_all(&buffer[..length])
+                .inspect_err(|error| self.failed = Some(sys::io_errno(error)))?;
         }
         if let Some(read) = self.read {
             read.fetch_add(length as u64, Ordering::Relaxed);
@@ -318,6 +332,8 @@ pub struct Pieces<'a> {
     ended: bool,
     hasher: Hasher,
     copy: Option<&'a mut File>,
+    /// Why the copy could not be written.
+    failed: &'a Cell<Option<Errno>>,
 }
 
 impl BufRead for Pieces<'_> {
@@ -339,7 +355,8 @@ impl BufRead for Pieces<'_> {
             }
             self.hasher.update(&self.current);
             if let Some(copy) = &mut self.copy {
-                copy.write_all(&self.current)?;
+                copy.write_all(&self.current)
+                    .inspect_err(|error| self.failed.set(Some(sys::io_errno(error))))?;
             }
         }
         Ok(&self.current[self.at..])
