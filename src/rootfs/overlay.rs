@@ -119,13 +119,17 @@ impl Overlay {
                 .on(failure.what.display().to_string());
             let error = if failure.is_opening { error.class(Class::Config) } else { error };
             match failure.complaint {
+                Some(complaint) if complaint.contains("not supported as upperdir") => error
+                    .because(complaint)
+                    .hint("overlayfs writes to ext4, xfs, btrfs or tmpfs, say: --root DIR has the image store in DIR"),
                 Some(complaint) => error.because(complaint),
                 None => error,
             }
         })
     }
 
-    /// Mounts by fds where overlayfs takes them (Linux 6.13), and by their numbers elsewhere.
+    /// Mounts by names and fds, one by one, where overlayfs takes them (Linux 6.13): 500 layers fit. By the
+    /// fds' numbers elsewhere.
     fn attempt(&self, writable: &[(&str, &PathBuf)], options: Options<'_>) -> Result<OwnedFd, Failure> {
         let open = |path: &PathBuf| {
             open_layer(path).map_err(|errno| Failure {
@@ -138,6 +142,11 @@ impl Overlay {
         let filesystem = self.begin(options)?;
         let layers = self.lower.iter().map(|path| ("lowerdir+", path));
         for (key, path) in layers.chain(writable.iter().copied()) {
+            // What the kernel takes by name costs one call in place of three. Why it refuses one is found
+            // out by the other way.
+            if key == "lowerdir+" && by_name(path).is_some_and(|name| filesystem.set(key, name).is_ok()) {
+                continue;
+            }
             match filesystem.set_fd(key, open(path)?.as_fd()) {
                 Ok(()) => {}
                 Err(Errno::EINVAL | Errno::EOPNOTSUPP) => {
@@ -146,7 +155,11 @@ impl Overlay {
                 Err(errno) => return Err(Failure::of(&filesystem, errno, path)),
             }
         }
-        filesystem.mount(Attributes::empty()).map_err(|errno| Failure::of(&filesystem, errno, &self.upper))
+        match filesystem.mount(Attributes::empty()) {
+            // Old kernels take any name at first.
+            Err(Errno::EINVAL) if writable.is_empty() => self.attempt_by_number(writable, options, &open),
+            mounted => mounted.map_err(|errno| Failure::of(&filesystem, errno, &self.upper)),
+        }
     }
 
     fn begin(&self, options: Options<'_>) -> Result<Filesystem, Failure> {
@@ -213,12 +226,21 @@ impl Failure {
     }
 }
 
+/// The name by which the kernel finds a layer that is a directory: fsconfig(2) takes 255 bytes.
+fn by_name(path: &Path) -> Option<&str> {
+    path.to_str().filter(|name| name.len() < 256 && path.is_absolute() && !is_erofs(path))
+}
+
+fn is_erofs(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == super::erofs::SUFFIX)
+}
+
 /// A layer as a directory: what it is, or a detached mount of what it describes.
 ///
 /// # Errors
 /// open(2)'s, and those of [`super::erofs::mount`].
 pub fn open_layer(path: &Path) -> nix::Result<Root> {
-    match path.extension().is_some_and(|extension| extension == super::erofs::SUFFIX) {
+    match is_erofs(path) {
         true => super::erofs::mount(path).map(Root::from),
         false => Root::at(path),
     }
