@@ -99,7 +99,7 @@ fuzz: ## the fuzzer on every target, ten minutes in all (FUZZ_SECONDS), from fuz
 	    grep -E 'number_of_executed|peak_rss' fuzz/corpus/$$target.log; \
 	done
 
-test-vm: ## cgroup v2 with every controller, and systemd, in an emulated machine
+test-vm: build ## an older kernel, cgroup v2 with every controller, systemd: in an emulated machine (half an hour)
 	@.ci/need qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap cpio:cpio mkfs.ext4:e2fsprogs depmod:kmod
 	integration/test-vm.sh
 

@@ -1,6 +1,8 @@
 #!/bin/bash
-# The tests that need what few machines have: every controller on cgroup v2, systemd as PID 1, a
-# user session. They run in a virtual machine that is booted once with cgroup v2 and once with v1.
+# The tests that need what few machines have: an older kernel (6.1) that nothing but Debian has chosen,
+# every controller on cgroup v2, systemd as PID 1 with mounts that are shared, a user session. They run
+# in a virtual machine that is booted once with cgroup v2 and once with v1. Beside the tests of cgroups
+# these are the integration tests, but for those that need engines or take long.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=x86_64-unknown-linux-musl
@@ -8,27 +10,54 @@ rustup target add "$target" >/dev/null 2>&1 || true
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # The executables, by the names that cargo tells.
-cargo test --no-run --target "$target" --test cgroups_kernel --test cgroups_systemd 2>&1 |
-    tee /dev/stderr | sed -n 's/.*Executable.* (\(.*\))$/\1/p' | while read -r file; do
+executables() {
+    cargo test --locked --no-run --target "$target" "$@" 2>&1 | tee /dev/stderr |
+        sed -n 's/.*Executable.* (\(.*\))$/\1/p'
+}
+executables --test cgroups_kernel --test cgroups_systemd | while read -r file; do
     name=$(basename "$file")
     strip -o "$work/${name%-*}" "$file"
 done
-cat >"$work/guest" <<'GUEST'
+# The integration tests find the programs, and the pages that they hold to their word, where they were built.
+tree=$work/tree$PWD
+mkdir -p "$tree/target/$target/debug/deps" "$tree/integration"
+executables --package dhow-integration | while read -r file; do
+    case ${file##*/} in
+    crash-* | crowd-* | engines-* | shim* | cri-* | pull-* | readme-* | library-*) ;;
+    payload-*) ;;
+    *) strip -o "$tree/$file" "$file" ;;
+    esac
+done
+strip -o "$tree/target/$target/debug/payload" "target/$target/debug/payload"
+cp -r bin docs README.md man "$tree/"
+tar -C "$work/tree" -cf "$work/tree.tar" .
+# /tmp is a disk there: tmpfs has neither idmapped mounts nor the users' own attributes before 6.6.
+truncate -s 1G "$work/disk" && mkfs.ext4 -q -O ^has_journal "$work/disk" && gzip -1 "$work/disk"
+cat >"$work/guest" <<GUEST
 export RUST_BACKTRACE=0
 status=0
-run() { echo "== $*"; "$@" --test-threads=1 || status=1; }
-run ./cgroups_kernel
-run ./cgroups_systemd
-for i in $(seq 150); do [ -S /run/user/1000/systemd/private ] && break; sleep 0.2; done
-run runuser -u u1 -- env XDG_RUNTIME_DIR=/run/user/1000 ./cgroups_systemd
-left=$(find /sys/fs/cgroup -name 'dhow-test-*' -o -name 'dhowtest*')
-[ -z "$left" ] || { echo "left behind: $left"; status=1; }
-exit $status
+run() { echo "== \$*"; "\$@" || status=1; }
+run ./cgroups_kernel --test-threads=1
+run ./cgroups_systemd --test-threads=1
+for i in \$(seq 150); do [ -S /run/user/1000/systemd/private ] && break; sleep 0.2; done
+run runuser -u u1 -- env XDG_RUNTIME_DIR=/run/user/1000 ./cgroups_systemd --test-threads=1
+mkdir /disk && mount -t tmpfs -o size=4g tmpfs /disk && zcat disk.gz | dd of=/disk/disk bs=64k conv=sparse status=none
+mount -o loop /disk/disk /tmp && chmod 1777 /tmp || status=1
+tar -C / -xf tree.tar && cd "$PWD/integration" || exit 1
+mounts() { cut -d' ' -f5 /proc/self/mountinfo | sort; }
+before=\$(mounts)
+for test in "$PWD/target/$target"/debug/deps/*; do
+    run timeout 400 "\$test" --test-threads=2
+    [ "\$before" = "\$(mounts)" ] || { echo "\$test changed the mounts of the host"; mounts; exit 1; }
+done
+left=\$(find /sys/fs/cgroup -name 'dhow-test-*' -o -name 'dhowtest*')
+[ -z "\$left" ] || { echo "left behind: \$left"; status=1; }
+exit \$status
 GUEST
 status=0
-for layout in 1 0; do
+for layout in ${LAYOUTS:-1 0}; do
     echo "=== systemd.unified_cgroup_hierarchy=$layout"
-    CMDLINE=systemd.unified_cgroup_hierarchy=$layout integration/vm.sh run \
-        "$work/guest" "$work/cgroups_kernel" "$work/cgroups_systemd" || status=1
+    MEM=6144 LIMIT=2700 CMDLINE=systemd.unified_cgroup_hierarchy=$layout integration/vm.sh run \
+        "$work/guest" "$work/cgroups_kernel" "$work/cgroups_systemd" "$work/tree.tar" "$work/disk.gz" || status=1
 done
 exit $status

@@ -6,7 +6,7 @@
 #                           shows its output and exits with its status
 #
 # The guest's whole root filesystem is its initramfs, and the files are a second archive behind
-# the first: no disk, no modules, no network. Output comes back over the serial port. The guest
+# the first: no disk, no network. Output comes back over the serial port. The guest
 # has a lingering user u1 (uid 1000) with a systemd session and delegated controllers.
 # CMDLINE adds to the kernel's command line: systemd.unified_cgroup_hierarchy=0 gives cgroup v1.
 set -euo pipefail
@@ -16,12 +16,14 @@ CPUS=${CPUS:-2}
 CMDLINE=${CMDLINE:-systemd.unified_cgroup_hierarchy=1}
 LIMIT=${LIMIT:-600}
 PACKAGES=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,busybox-static,procps,util-linux,kmod,strace,jq,passwd,iproute2
+MODULES="overlay ext4 loop veth tun dummy bridge"
 
 need() {
     local missing=()
     command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
     command -v debootstrap >/dev/null || missing+=(debootstrap)
     command -v cpio >/dev/null || missing+=(cpio)
+    command -v depmod >/dev/null || missing+=(kmod)
     [ ${#missing[@]} = 0 ] || apt-get install -y --no-install-recommends "${missing[@]}"
 }
 
@@ -38,13 +40,30 @@ build() {
     image=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: //p' | head -1)
     ls "$image"_*.deb >/dev/null 2>&1 || apt-get -o APT::Sandbox::User=root download "$image"
     rm -rf kernel && mkdir kernel && dpkg-deb -x "$image"_*.deb kernel
-    cp kernel/boot/vmlinuz-* vmlinuz && rm -rf kernel
+    cp kernel/boot/vmlinuz-* vmlinuz
+    modules "$root"
+    rm -rf kernel
     configure "$root"
     (cd "$root" && find . -path ./usr/share/doc -prune -o -path ./usr/share/locale -prune -o \
         -path ./usr/share/man -prune -o -path ./var/lib/apt/lists -prune -o \
         -path ./var/cache -prune -o -print |
-        cpio -o -H newc --quiet) >root.cpio
-    ls -l root.cpio vmlinuz
+        cpio -o -H newc --quiet) >guest.cpio
+    ls -l guest.cpio vmlinuz
+}
+
+# What is no part of the kernel itself and what containers need.
+modules() {
+    local root=$1 version module
+    version=$(ls kernel/lib/modules)
+    depmod -b kernel "$version"
+    rm -rf "$root/usr/lib/modules"
+    mkdir -p "$root/usr/lib/modules/$version"
+    modprobe -S "$version" -d "$PWD/kernel" --show-depends -a $MODULES |
+        sed -n 's/^insmod \([^ ]*\).*/\1/p' | sort -u | while read -r module; do
+        cp "$module" "$root/usr/lib/modules/$version/"
+    done
+    depmod -b "$root/usr" "$version" 2>/dev/null || depmod -b "$root" "$version"
+    echo "$MODULES" | tr ' ' '\n' >"$root/etc/modules-load.d/dhow.conf"
 }
 
 configure() {
@@ -92,7 +111,7 @@ INIT
 
 run() {
     need
-    [ -f "$VMDIR/root.cpio" ] || (build >&2)
+    [ -f "$VMDIR/guest.cpio" ] || (build >&2)
     local work
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
@@ -100,7 +119,7 @@ run() {
     cp -- "$@" "$work/host/"
     basename "$1" >"$work/host/first"
     (cd "$work" && find host | cpio -o -H newc --quiet) >"$work/host.cpio"
-    cat "$VMDIR/root.cpio" "$work/host.cpio" >"$work/initrd"
+    cat "$VMDIR/guest.cpio" "$work/host.cpio" >"$work/initrd"
     rm -rf "$work/host" "$work/host.cpio"
     timeout "$LIMIT" qemu-system-x86_64 -accel tcg,thread=multi,tb-size=512 -M q35,smbus=off,usb=off -cpu max \
         -m "$MEM" -smp "$CPUS" -nodefaults -no-user-config -display none -no-reboot \

@@ -31,8 +31,12 @@ address = "$D/sock"
 [ttrpc]
 address = "$D/sock.ttrpc"
 X
-containerd --config c.toml >cd.log 2>&1 </dev/null & CP=$!
+containerd --config c.toml >cd.log 2>&1 </dev/null & CP=$! DP=
+# Also when this script gives up.
+trap 'kill -9 $CP $DP 2>/dev/null || true' EXIT
 until [ -S sock ]; do sleep .1; done
+# Its name is that of the cgroup.
+export CONTAINERD_NAMESPACE=dhow-containerd-$$-$which-$mode
 ENGINE="ctr --address $D/sock"
 I=localhost/dhow-test:latest
 runtime="--runtime io.containerd.dhow.v2"
@@ -94,10 +98,10 @@ export CONTAINERD_ADDRESS=$D/sock CONTAINERD_SNAPSHOTTER=native
 t tag '0:*' image tag $I docker.io/library/busybox:latest
 [ "$mode" = path ] || doc_run containerd.md
 t left-containers '0:' task ls -q
-left=$(cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\000' ' ' | grep -c "containerd-shim[^ ]* -namespace default -[^ ]* [^ ]* *-address $D/sock" || true)
+left=$(cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\000' ' ' | grep -c "containerd-shim[^ ]* -namespace $CONTAINERD_NAMESPACE -[^ ]* [^ ]* *-address $D/sock" || true)
 if [ "$left" = 0 ]; then echo "ok   left-shims"; else echo "FAIL left-shims $left"; failed=1; fi
 kill $CP; wait || true
-find /sys/fs/cgroup -depth -type d -path '*/default' -exec rmdir {} + 2>/dev/null || true
+find /sys/fs/cgroup -depth -type d -path "*/$CONTAINERD_NAMESPACE" -exec rmdir {} + 2>/dev/null || true
 cd /
 if [ $which = stable ]; then
     umount -R -l "$D"/root 2>/dev/null || true

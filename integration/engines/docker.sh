@@ -48,14 +48,18 @@ X
 # The page's first block has the path, its second the shim.
 [ "$mode" = path ] && block=1 || block=2
 doc_block docker.md json $block | sed "s,/usr/local/bin,$W/bin," >daemon.json
-containerd --config c.toml >cd.log 2>&1 </dev/null & CP=$!
+containerd --config c.toml >cd.log 2>&1 </dev/null & CP=$! DP=
+# Also when this script gives up.
+trap 'kill -9 $CP $DP 2>/dev/null || true' EXIT
 until [ -S csock ]; do sleep .1; done
 export DOCKER_HOST=unix://$D/dsock
 ENGINE=docker
+# Others may have their containers in /docker.
+cgroup=dhow-docker-$$-$which-$mode
 # start_dockerd OPTIONS…
 start_dockerd() {
     dockerd --config-file $D/daemon.json --data-root $D/root --exec-root $D/exec --pidfile $D/pid -H unix://$D/dsock \
-        --containerd $D/csock --ip6tables=false --storage-driver vfs --live-restore --experimental "$@" >>dd.log 2>&1 </dev/null & DP=$!
+        --containerd $D/csock --ip6tables=false --storage-driver vfs --cgroup-parent /$cgroup --live-restore --experimental "$@" >>dd.log 2>&1 </dev/null & DP=$!
     for attempt in $(seq 120); do
         timeout 5 $ENGINE version >/dev/null 2>&1 && return
         kill -0 $DP 2>/dev/null || { tail -n 5 dd.log; return; }
@@ -174,7 +178,8 @@ kill $DP; wait $DP || true
 left=$(pgrep -fc "containerd-shim.*$D/csock" || true)
 if [ "$left" = 0 ]; then echo "ok   left-shims"; else echo "FAIL left-shims $left"; failed=1; fi
 kill $CP; wait || true
-find /sys/fs/cgroup -depth -type d -path '*/docker*' -exec rmdir {} + 2>/dev/null || true
+DP=
+find /sys/fs/cgroup -depth -type d -path "*/$cgroup*" -exec rmdir {} + 2>/dev/null || true
 [ $which = sid ] && exit $failed
 umount -R -l root exec/netns/default 2>/dev/null || true
 cd /; rm -rf "$D"

@@ -89,6 +89,11 @@ impl Terminal {
         self.master.write_all(text.as_bytes()).expect("write to the terminal");
     }
 
+    /// The leader of the process group that has the terminal now.
+    pub fn foreground(&self) -> Option<i32> {
+        rustix::termios::tcgetpgrp(&self.master).ok().map(|pid| pid.as_raw_nonzero().get())
+    }
+
     /// Sets the window's size.
     pub fn resize(&self, columns: u16, rows: u16) {
         let size = rustix::termios::Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };

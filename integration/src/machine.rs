@@ -41,6 +41,13 @@ pub fn has_namespace(kind: &str) -> bool {
     Path::new("/proc/self/ns").join(kind).exists()
 }
 
+/// Whether the kernel is of this version or later.
+pub fn linux_is_at_least(major: u32, minor: u32) -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
+}
+
 /// Whether a program is in PATH.
 pub fn has_program(name: &str) -> bool {
     program(name).is_some()

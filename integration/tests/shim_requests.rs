@@ -297,3 +297,32 @@ fn metrics_are_of_the_layout() {
     }
     bare.finish();
 }
+
+/// A client's reader opens its fifos while the request is on its way: on a busy machine late, and not
+/// at all once the process is deleted.
+#[test]
+fn output_waits_for_its_reader() {
+    needs_shim!();
+    for terminal in [false, true] {
+        let scene = Scene::new();
+        let mut bare = Bare::new(&scene, |config| {
+            config.set("/process/terminal", terminal).payload(&["echo", "said"]);
+        });
+        let fifo = scene.dir().join("out.fifo");
+        let fifo_text = fifo.to_str().unwrap().to_owned();
+        Runner::new("mkfifo").args([&fifo_text]).run().ok();
+        let (told, hears) = std::sync::mpsc::channel();
+        let reader = fifo_text.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            told.send(fs::read_to_string(reader).unwrap()).unwrap();
+        });
+        let creation = bare.creation(|request| request.number(4, terminal).bytes(6, &fifo_text));
+        bare.ask("Create", creation);
+        let about = bare.about();
+        bare.ask("Start", about.clone());
+        bare.ask("Wait", about);
+        bare.finish();
+        assert_eq!(hears.recv_timeout(Duration::from_secs(15)).as_deref(), Ok("said\n"), "{terminal}");
+    }
+}

@@ -111,6 +111,42 @@ fn the_runtimes_terminal_is_passed_through() {
     scene.is_clean();
 }
 
+/// A run without a terminal of its own is a job of the shell like any other: Ctrl-Z stops dhow, `fg`
+/// has it go on, Ctrl-C reaches the payload.
+#[test]
+fn a_run_in_the_foreground_is_a_job() {
+    skip_unless!(machine::has_program("setsid"), "no setsid program (util-linux)");
+    let scene = Scene::new();
+    let c = scene.payload(&["echo", "begun", "--", "signal-wait", "--", "exit", "7"]);
+    let (mut terminal, slave) = Terminal::open();
+    let job = scene.dhow(["run", "--bundle", c.bundle().to_str().unwrap(), c.id()]).line().join(" ");
+    let script = format!("{job}; echo stopped with $?; fg >/dev/null; echo ended with $?");
+    let shell = scene.dir().join("job.sh");
+    std::fs::write(&shell, script).unwrap();
+    let wired = format!(
+        "exec setsid --ctty --wait sh -m {} <{tty} >{tty} 2>&1",
+        shell.display(),
+        tty = slave.display()
+    );
+    let running = Runner::new("/bin/sh").args(["-c", &wired]).spawn();
+    terminal.until("ready");
+    terminal.send("\x1a");
+    // 128 + SIGTSTP.
+    terminal.until("stopped with 148");
+    assert_eq!(c.status(), "running", "the container itself goes on");
+    // To be sure that it is `fg` that has the terminal by then, and not the shell.
+    dhow_integration::eventually("dhow goes on", || {
+        let leader = terminal.foreground().unwrap_or_default();
+        let program = std::fs::read_to_string(format!("/proc/{leader}/comm"));
+        program.is_ok_and(|name| name.trim() == "dhow")
+    });
+    terminal.send("\x03");
+    terminal.until("SIGINT");
+    terminal.until("ended with 7");
+    running.wait().ok();
+    scene.is_clean();
+}
+
 #[test]
 fn output_without_end_of_line_is_not_lost() {
     skip_unless!(machine::has_program("setsid"), "no setsid program (util-linux)");

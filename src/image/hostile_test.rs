@@ -412,6 +412,34 @@ fn documents_that_are_wrong() {
     scene.refused("is larger than");
 }
 
+/// One file serves as the blob and as the archive that the index points into.
+#[test]
+fn a_plain_blob_is_kept_once() {
+    if !is_root() || !can_mount_erofs() {
+        return;
+    }
+    let scene = Scene::new("once");
+    let layer = Tar::default().file("a", &"x".repeat(32768)).end();
+    let packed = gzip(&layer);
+    for (blob, links) in [(layer.clone(), 2), (packed, 1)] {
+        scene.layout_of(&[(blob.clone(), Digest::of(&layer))]);
+        scene.import_as(Backing::Erofs, Limits::default()).unwrap();
+        let archive = scene.tree(0).with_extension("tar");
+        let kept = std::fs::metadata(&archive).unwrap();
+        assert_eq!((kept.len(), kept.nlink()), (layer.len() as u64, links));
+        let used = super::manage::usage(&scene.store()).unwrap();
+        let least = if links == 2 { 0 } else { kept.len() };
+        assert!(used[0].layers >= least && (links == 1 || used[0].layers < 16384), "{used:?}");
+        // Also without the blob, when the image goes: each name is of its own.
+        let stored = scene.store().blob(Digest::of(&blob));
+        assert_eq!(std::fs::metadata(&stored).unwrap().ino() == kept.ino(), links == 2);
+        let store = scene.store();
+        store.untag(&super::Reference::parse("test").unwrap()).unwrap();
+        super::manage::collect(&store, &std::collections::BTreeSet::new()).unwrap();
+        assert!(!archive.exists() && !stored.exists());
+    }
+}
+
 /// An index.json that lists platforms itself, as buildx and crane write it, is one image.
 #[test]
 fn an_index_that_lists_platforms_is_one_image() {

@@ -7,9 +7,12 @@ use super::digest::{Digest, Hasher};
 use super::tar::{Entry, Reader, Stream};
 use super::{refused, within};
 use crate::error::{Context as _, Error, Result};
+use crate::sys;
+use nix::errno::Errno;
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 /// The size of the pieces in which a layer is passed on.
@@ -76,8 +79,8 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// Tells by the first bytes, as Docker does: media types in the wild are often wrong.
-    fn of(first: &[u8]) -> Compression {
+    /// Tells by the first bytes (4 are enough), as Docker does: media types in the wild are often wrong.
+    pub fn of(first: &[u8]) -> Compression {
         match first {
             [0x1f, 0x8b, ..] => Compression::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
@@ -138,17 +141,19 @@ pub fn pass(
     let (full_in, full_out) = sync_channel(PIECES);
     let (empty_in, empty_out) = channel();
     let Outputs { blob: copy, plain, sink, read } = outputs;
+    let failed = Cell::new(None);
+    let is_plain = &AtomicBool::new(false);
     std::thread::scope(|scope| {
         let decode_all = move || {
-            let mut source = Hashing { from: blob, hasher: Hasher::default(), copy, read };
-            let outcome = decode(&mut source, expected, limits, &full_in, &empty_out);
-            if let Err(error) = outcome {
-                let _ = full_in.send(Err(error));
-                return None;
-            }
-            let (compression, plain) = outcome.unwrap_or((Compression::Plain, 0));
+            let mut source = Hashing { from: blob, hasher: Hasher::default(), copy, failed: None, read };
+            let outcome = decode(&mut source, expected, limits, &full_in, &empty_out, is_plain);
+            let (compression, plain) = outcome.map_err(|error| {
+                let error = source.failed.map_or(error, not_written);
+                let _ = full_in.send(Err(error.clone()));
+                error
+            })?;
             let size = source.hasher.count;
-            Some(Passed { blob: source.hasher.finish(), size, plain, compression })
+            Ok(Passed { blob: source.hasher.finish(), size, plain, compression })
         };
         let decoder = std::thread::Builder::new()
             .spawn_scoped(scope, decode_all)
@@ -160,15 +165,22 @@ pub fn pass(
             at: 0,
             ended: false,
             hasher: Hasher::default(),
+            is_plain,
             copy: plain,
+            failed: &failed,
         };
         let unpacked = consume(pieces, limits, sink);
         // A consumer that failed has dropped its end of the channel, so the decoder ends too.
         let passed = decoder.join().map_err(|_| refused("the decoder failed"))?;
-        let (diff, passed) = match (unpacked, passed) {
-            (Ok(diff), Some(passed)) => (diff, passed),
-            (Err(error), _) => return Err(error),
-            (Ok(_), None) => return Err(refused("the layer cannot be decoded")),
+        if let Some(errno) = failed.get() {
+            return Err(not_written(errno));
+        }
+        // The decoder's own words, not what the archive's reader made of them.
+        let passed = passed?;
+        let diff = match passed.compression {
+            // The same bytes have the same digest.
+            Compression::Plain => unpacked.map(|_| passed.blob)?,
+            _ => unpacked?,
         };
         check(expected, diff, &passed)?;
         Ok(passed)
@@ -222,9 +234,11 @@ fn decode<R: Read>(
     limits: Limits,
     full: &SyncSender<Piece>,
     empty: &Receiver<Vec<u8>>,
+    is_plain: &AtomicBool,
 ) -> Result<(Compression, u64)> {
     let mut input = BufReader::with_capacity(PIECE, source);
     let compression = Compression::of(input.fill_buf().doing("read the blob")?);
+    is_plain.store(compression == Compression::Plain, Ordering::Relaxed);
     let most_in = expected.blob.map(|(_, size)| size);
     let mut plain = 0_u64;
     {
@@ -286,11 +300,18 @@ fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> Result<usize> {
     Ok(length)
 }
 
+/// An error of writing a copy, which must not be taken for one of reading.
+fn not_written(errno: Errno) -> Error {
+    Error::system("write the layer into the image store", errno)
+}
+
 /// A blob that is hashed and copied while it is read.
 struct Hashing<'a, R> {
     from: R,
     hasher: Hasher,
     copy: Option<&'a mut File>,
+    /// Why the copy could not be written.
+    failed: Option<Errno>,
     read: Option<&'a AtomicU64>,
 }
 
@@ -299,7 +320,8 @@ impl<R: Read> Read for Hashing<'_, R> {
         let length = self.from.read(buffer)?;
         self.hasher.update(&buffer[..length]);
         if let Some(copy) = &mut self.copy {
-            copy.write_all(&buffer[..length])?;
+            copy.write_all(&buffer[..length])
+                .inspect_err(|error| self.failed = Some(sys::io_errno(error)))?;
         }
         if let Some(read) = self.read {
             read.fetch_add(length as u64, Ordering::Relaxed);
@@ -317,7 +339,10 @@ pub struct Pieces<'a> {
     at: usize,
     ended: bool,
     hasher: Hasher,
+    is_plain: &'a AtomicBool,
     copy: Option<&'a mut File>,
+    /// Why the copy could not be written.
+    failed: &'a Cell<Option<Errno>>,
 }
 
 impl BufRead for Pieces<'_> {
@@ -337,9 +362,13 @@ impl BufRead for Pieces<'_> {
                 }
                 Err(_) => self.ended = true,
             }
-            self.hasher.update(&self.current);
+            // What is not compressed is hashed as a blob already. The channel orders this after the store.
+            if !self.is_plain.load(Ordering::Relaxed) {
+                self.hasher.update(&self.current);
+            }
             if let Some(copy) = &mut self.copy {
-                copy.write_all(&self.current)?;
+                copy.write_all(&self.current)
+                    .inspect_err(|error| self.failed.set(Some(sys::io_errno(error))))?;
             }
         }
         Ok(&self.current[self.at..])

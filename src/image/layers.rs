@@ -6,7 +6,7 @@
 use super::digest::Digest;
 use super::documents::Descriptor;
 use super::erofs::{self, Indexer, Tree};
-use super::layer::{self, Expected, Limits, Outputs, Passed, Sink};
+use super::layer::{self, Compression, Expected, Limits, Outputs, Passed, Sink};
 use super::source::Source;
 use super::store::{LayerLock, Store, Workplace, tree_of};
 use super::unpack::Unpacker;
@@ -194,11 +194,23 @@ impl Work<'_> {
         let as_index = self.batch.backing == Backing::Erofs && below.is_none_or(<[Root]>::is_empty);
         let (passed, alone) = if as_index {
             let mut indexer = Indexer { tree: Tree::new(self.index > 0) };
-            let mut plain = File::create(self.place.join("layer.tar")).doing("make the plain archive")?;
-            match self.pass(Some(&mut plain), Some(&mut indexer)) {
+            let archive = self.place.join("layer.tar");
+            // A blob that is not compressed is the plain archive.
+            let mut plain = match self.compression()? {
+                Compression::Plain => None,
+                _ => Some(File::create(&archive).doing("make the plain archive")?),
+            };
+            match self.pass(plain.as_mut(), Some(&mut indexer)) {
                 Err(_) if indexer.tree.used_lower() => return Ok(None),
                 passed => {
                     let passed = passed?;
+                    if plain.is_none() {
+                        let blob = self.blob_place();
+                        // Not every filesystem has hard links.
+                        std::fs::hard_link(&blob, &archive)
+                            .or_else(|_| std::fs::copy(&blob, &archive).map(drop))
+                            .doing("make the plain archive")?;
+                    }
                     self.write_index(&indexer.tree, &passed)?;
                     (passed, true)
                 }
@@ -219,6 +231,14 @@ impl Work<'_> {
             serde_json::json!({"diffId": self.plan.diff, "blob": taken.descriptor, "size": passed.plain});
         std::fs::write(self.place.join("meta.json"), meta.to_string()).doing("write meta.json")?;
         Ok(Some(taken))
+    }
+
+    fn compression(&self) -> Result<Compression> {
+        let mut first = Vec::new();
+        let section = self.batch.source.open_file(&self.plan.path)?;
+        std::io::Read::read_to_end(&mut std::io::Read::take(section, 4), &mut first)
+            .doing("read the blob")?;
+        Ok(Compression::of(&first))
     }
 
     fn write_index(&self, tree: &Tree, passed: &Passed) -> Result<()> {

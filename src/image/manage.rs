@@ -153,6 +153,10 @@ fn size_below(directory: &Path) -> Result<u64> {
             if metadata.is_dir() {
                 todo.push(entry.path());
             }
+            // A plain blob, which counts as that.
+            if path == directory && entry.file_name() == "layer.tar" && metadata.nlink() > 1 {
+                continue;
+            }
             if metadata.nlink() < 2 || metadata.is_dir() || seen.insert(metadata.ino()) {
                 total += metadata.blocks() * 512;
             }

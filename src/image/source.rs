@@ -41,17 +41,16 @@ impl Source {
     /// # Errors
     /// When it is neither.
     pub fn open(path: &Path, scratch: impl Fn() -> Result<File>) -> Result<Source> {
-        let shown = || path.display().to_string();
         if path.as_os_str() == "-" {
             let mut file = scratch()?;
             io::copy(&mut io::stdin().lock(), &mut file).doing("read standard input")?;
             return Source::archive(file, &scratch);
         }
-        let metadata = std::fs::metadata(path).doing_on("open the image", shown)?;
+        let metadata = std::fs::metadata(path).doing("open the image")?;
         if metadata.is_dir() {
-            return Ok(Source::Directory(Root::at(path).doing_on("open the image", shown)?));
+            return Ok(Source::Directory(Root::at(path).doing("open the image")?));
         }
-        Source::archive(File::open(path).doing_on("open the image", shown)?, &scratch)
+        Source::archive(File::open(path).doing("open the image")?, &scratch)
     }
 
     fn archive(mut file: File, scratch: &impl Fn() -> Result<File>) -> Result<Source> {

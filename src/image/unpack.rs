@@ -10,6 +10,7 @@ use super::owners;
 use super::refused;
 use super::tar::{Entry, Kind, Reader};
 use crate::error::{Context as _, Error, Result};
+use crate::log;
 use crate::sys::fd::proc_path;
 use crate::sys::path::{self, Root};
 use nix::errno::Errno;
@@ -599,7 +600,12 @@ fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
 
 fn make_opaque(directory: BorrowedFd<'_>) -> Result<()> {
     let mark = if owners::is_root() { OPAQUE } else { USER_OPAQUE };
-    rustix::fs::fsetxattr(directory, mark, b"y", XattrFlags::empty()).doing("make a directory opaque")
+    match rustix::fs::fsetxattr(directory, mark, b"y", XattrFlags::empty()) {
+        Err(rustix::io::Errno::OPNOTSUPP) => Err(Error::system("make a directory opaque", Errno::EOPNOTSUPP)
+            .because("the image store's filesystem has no extended attributes")
+            .hint("--root DIR has the store in DIR: ext4, xfs, btrfs and tmpfs have them")),
+        marked => marked.doing("make a directory opaque"),
+    }
 }
 
 fn is_opaque(directory: BorrowedFd<'_>) -> bool {
@@ -636,7 +642,16 @@ fn set_xattrs(fd: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
 /// neither is a user who may not set it.
 fn tolerate(result: rustix::io::Result<()>) -> Result<()> {
     match result {
-        Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(rustix::io::Errno::OPNOTSUPP) => {
+            static SAID: std::sync::Once = std::sync::Once::new();
+            SAID.call_once(|| {
+                log::warn(
+                    "the image store's filesystem has no extended attributes of some kind: those of the image \
+                     (capabilities of files, say) are left out",
+                );
+            });
+            Ok(())
+        }
         Err(rustix::io::Errno::PERM) if !owners::is_root() => Ok(()),
         result => result.doing("set an extended attribute"),
     }

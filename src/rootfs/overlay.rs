@@ -5,8 +5,9 @@ use crate::error::{Class, Context as _, Error, Result};
 use crate::sys::mount::{Attributes, Filesystem};
 use crate::sys::path::Root;
 use nix::errno::Errno;
+use nix::unistd::{chdir, fchdir};
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// What the rootfs is an overlay of.
@@ -80,16 +81,9 @@ impl Overlay {
     /// Whether some mount has the writable layer, in whatever namespace. overlayfs refuses it to a second
     /// one that keeps an index; a first one is gone again at once, and leaves an empty index in `work`.
     pub fn is_mounted(&self) -> bool {
-        let tried = (|| {
-            let filesystem = Filesystem::open("overlay")?;
-            filesystem.set("index", "on")?;
-            let lower = self.lower.iter().map(|path| ("lowerdir+", path));
-            for (key, path) in lower.chain([("upperdir", &self.upper), ("workdir", &self.work)]) {
-                filesystem.set_fd(key, open_layer(path)?.as_fd())?;
-            }
-            filesystem.mount(Attributes::empty()).map(drop)
-        })();
-        tried == Err(Errno::EBUSY)
+        let writable = [("upperdir", &self.upper), ("workdir", &self.work)];
+        let tried = self.attempt(&writable, &|filesystem| filesystem.set("index", "on"));
+        matches!(tried, Err(failure) if failure.errno == Errno::EBUSY)
     }
 
     /// The layers alone, to be read.
@@ -106,34 +100,139 @@ impl Overlay {
         }
     }
 
-    /// Layers go in by fd: 500 of them fit, however long their paths are.
     fn assemble(&self, writable: &[(&str, &PathBuf)]) -> Result<OwnedFd> {
-        let doing = "mount the overlay of the image's layers";
-        let filesystem = Filesystem::open("overlay").doing(doing)?;
-        let failed = |errno: Errno, what: &Path| {
-            let error = Error::system(doing, errno).on(what.display().to_string());
-            match filesystem.complaint() {
+        let options = |filesystem: &Filesystem| {
+            if self.userxattr {
+                filesystem.set_flag("userxattr")?;
+            } else {
+                // The writable layer is to be read by itself later: whole files, each where it belongs.
+                filesystem.set("redirect_dir", "off")?;
+                filesystem.set("metacopy", "off")?;
+            }
+            if self.volatile && !writable.is_empty() {
+                filesystem.set_flag("volatile")?;
+            }
+            Ok(())
+        };
+        self.attempt(writable, &options).map_err(|failure| {
+            let error = Error::system("mount the overlay of the image's layers", failure.errno)
+                .on(failure.what.display().to_string());
+            let error = if failure.is_opening { error.class(Class::Config) } else { error };
+            match failure.complaint {
+                Some(complaint) if complaint.contains("not supported as upperdir") => error
+                    .because(complaint)
+                    .hint("overlayfs writes to ext4, xfs, btrfs or tmpfs, say: --root DIR has the image store in DIR"),
                 Some(complaint) => error.because(complaint),
                 None => error,
             }
+        })
+    }
+
+    /// Mounts by names and fds, one by one, where overlayfs takes them (Linux 6.13): 500 layers fit. By the
+    /// fds' numbers elsewhere.
+    fn attempt(&self, writable: &[(&str, &PathBuf)], options: Options<'_>) -> Result<OwnedFd, Failure> {
+        let open = |path: &PathBuf| {
+            open_layer(path).map_err(|errno| Failure {
+                errno,
+                what: path.clone(),
+                complaint: None,
+                is_opening: true,
+            })
         };
-        if self.userxattr {
-            filesystem.set_flag("userxattr").doing(doing)?;
-        } else {
-            // The writable layer is to be read by itself later: whole files, each where it belongs.
-            filesystem.set("redirect_dir", "off").doing(doing)?;
-            filesystem.set("metacopy", "off").doing(doing)?;
-        }
-        if self.volatile && !writable.is_empty() {
-            filesystem.set_flag("volatile").doing(doing)?;
-        }
+        let filesystem = self.begin(options)?;
         let layers = self.lower.iter().map(|path| ("lowerdir+", path));
         for (key, path) in layers.chain(writable.iter().copied()) {
-            let directory = open_layer(path).map_err(|errno| failed(errno, path).class(Class::Config))?;
-            filesystem.set_fd(key, directory.as_fd()).map_err(|errno| failed(errno, path))?;
+            // What the kernel takes by name costs one call in place of three. Why it refuses one is found
+            // out by the other way.
+            if key == "lowerdir+" && by_name(path).is_some_and(|name| filesystem.set(key, name).is_ok()) {
+                continue;
+            }
+            match filesystem.set_fd(key, open(path)?.as_fd()) {
+                Ok(()) => {}
+                Err(Errno::EINVAL | Errno::EOPNOTSUPP) => {
+                    return self.attempt_by_number(writable, options, &open);
+                }
+                Err(errno) => return Err(Failure::of(&filesystem, errno, path)),
+            }
         }
-        filesystem.mount(Attributes::empty()).map_err(|errno| failed(errno, &self.upper))
+        match filesystem.mount(Attributes::empty()) {
+            // Old kernels take any name at first.
+            Err(Errno::EINVAL) if writable.is_empty() => self.attempt_by_number(writable, options, &open),
+            mounted => mounted.map_err(|errno| Failure::of(&filesystem, errno, &self.upper)),
+        }
     }
+
+    fn begin(&self, options: Options<'_>) -> Result<Filesystem, Failure> {
+        let failed = |errno| Failure { errno, what: self.upper.clone(), complaint: None, is_opening: false };
+        let filesystem = Filesystem::open("overlay").map_err(failed)?;
+        options(&filesystem).map_err(|errno| Failure::of(&filesystem, errno, &self.upper))?;
+        Ok(filesystem)
+    }
+
+    /// Before Linux 6.8 all layers are one value, and fsconfig(2) takes 255 bytes. As numbers in
+    /// /proc/self/fd some eighty of them fit.
+    fn attempt_by_number(
+        &self,
+        writable: &[(&str, &PathBuf)],
+        options: Options<'_>,
+        open: &dyn Fn(&PathBuf) -> Result<Root, Failure>,
+    ) -> Result<OwnedFd, Failure> {
+        let lower = self.lower.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let upper = writable.iter().map(|(_, path)| open(path)).collect::<Result<Vec<_>, _>>()?;
+        let number = |root: &Root| root.as_fd().as_raw_fd().to_string();
+        let failed = |errno, what: &str| Failure {
+            errno,
+            what: what.into(),
+            complaint: (lower.len() > 60 && errno == Errno::EINVAL)
+                .then(|| format!("{} layers are too many for a kernel before Linux 6.8", lower.len())),
+            is_opening: false,
+        };
+        let here = Root::at(Path::new(".")).map_err(|errno| failed(errno, "."))?;
+        chdir("/proc/self/fd").map_err(|errno| failed(errno, "/proc/self/fd"))?;
+        let mounted = (|| {
+            let filesystem = self.begin(options)?;
+            let joined = lower.iter().map(number).collect::<Vec<_>>().join(":");
+            let fail = |errno| failed(errno, &self.upper.display().to_string());
+            if filesystem.set("lowerdir", &joined).is_err() {
+                for layer in &lower {
+                    filesystem.set("lowerdir+", &number(layer)).map_err(fail)?;
+                }
+            }
+            for ((key, _), root) in writable.iter().zip(&upper) {
+                filesystem.set(key, &number(root)).map_err(fail)?;
+            }
+            filesystem
+                .mount(Attributes::empty())
+                .map_err(|errno| Failure::of(&filesystem, errno, &self.upper))
+        })();
+        fchdir(here.as_fd()).map_err(|errno| failed(errno, "."))?;
+        mounted
+    }
+}
+
+type Options<'a> = &'a dyn Fn(&Filesystem) -> nix::Result<()>;
+
+/// Why an overlay could not be mounted.
+struct Failure {
+    errno: Errno,
+    what: PathBuf,
+    complaint: Option<String>,
+    is_opening: bool,
+}
+
+impl Failure {
+    fn of(filesystem: &Filesystem, errno: Errno, what: &Path) -> Failure {
+        Failure { errno, what: what.to_owned(), complaint: filesystem.complaint(), is_opening: false }
+    }
+}
+
+/// The name by which the kernel finds a layer that is a directory: fsconfig(2) takes 255 bytes.
+fn by_name(path: &Path) -> Option<&str> {
+    path.to_str().filter(|name| name.len() < 256 && path.is_absolute() && !is_erofs(path))
+}
+
+fn is_erofs(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == super::erofs::SUFFIX)
 }
 
 /// A layer as a directory: what it is, or a detached mount of what it describes.
@@ -141,7 +240,7 @@ impl Overlay {
 /// # Errors
 /// open(2)'s, and those of [`super::erofs::mount`].
 pub fn open_layer(path: &Path) -> nix::Result<Root> {
-    match path.extension().is_some_and(|extension| extension == super::erofs::SUFFIX) {
+    match is_erofs(path) {
         true => super::erofs::mount(path).map(Root::from),
         false => Root::at(path),
     }

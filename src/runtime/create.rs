@@ -1,7 +1,7 @@
 //! `create`: from a bundle to an init that waits for `start`.
 //!
 //! The container is a value whose type says how far it has come, and whose Drop takes back what
-//! it did: [`Planned`] has touched nothing, [`Recorded`] has a record and a lock, [`Spawned`] has
+//! it did: [`Planned`] (in `planned.rs`) has touched nothing, [`Recorded`] has a record and a lock, [`Spawned`] has
 //! a cgroup and a process, [`Created`] is done.
 
 use super::cni::{self, Network};

@@ -91,7 +91,7 @@ pub fn restore(shim: &mut Shim, caller: Caller, id: &str, image: &Path) -> Now {
     words.extend(["--tcp-established", "--ext-unix-sk", "--file-locks"]);
     words.extend(options.no_pivot_root.then_some("--no-pivot"));
     let making = Making { id: id.to_owned(), exec: String::new(), pid_file };
-    let begun = task::make(shim, &making, words, move |shim, making, result| {
+    let then = move |shim: &mut Shim, making: &Making, result: Result<i32, String>| {
         let Some(container) = shim.containers.get_mut(&making.id) else { return };
         container.init.stage = if result.is_ok() { Stage::Running } else { Stage::Created };
         let answer = result.map_err(|message| task::failed(format!("OCI runtime restore failed: {message}")));
@@ -102,11 +102,8 @@ pub fn restore(shim: &mut Shim, caller: Caller, id: &str, image: &Path) -> Now {
         });
         shim.answer(caller, answer);
         task::settle(shim, &making.id, "");
-    });
-    if let Err(error) = begun {
-        task::container(shim, id)?.init.stage = Stage::Created;
-        return Err(task::failed(error));
-    }
+    };
+    task::make(shim, making, &words, Box::new(then));
     Ok(None)
 }
 

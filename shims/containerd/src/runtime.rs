@@ -59,7 +59,12 @@ impl Runtime {
         fs::write(&path, text).map_err(|error| format!("write {}: {error}", path.display()))
     }
 
-    /// What was left there; `None` when nothing was made.
+    /// Takes it back: dhow has nothing of the container any more.
+    pub fn forget(&self) {
+        let _ = fs::remove_file(self.bundle.join(NOTE));
+    }
+
+    /// What was left there; `None` when nothing was made, or all is gone.
     pub fn noted(bundle: &Path) -> Option<Runtime> {
         let text = fs::read_to_string(bundle.join(NOTE)).ok()?;
         let mut lines = text.lines();

@@ -3,7 +3,7 @@
 use crate::events::Publisher;
 use crate::process::{Container, End};
 use crate::runtime::{Outcome, Runtime, last_error};
-use crate::stdio::{Copy, Way};
+use crate::stdio::{Copy, Readers, Way};
 use crate::task;
 use dhow_shim_common::sys;
 use dhow_shim_common::ttrpc::{Connection, Request, Status, TooLong};
@@ -35,11 +35,14 @@ pub struct Caller {
     stream: u32,
 }
 
+/// How often readers are looked for, in milliseconds.
+const READERS_INTERVAL: u64 = 5;
+
 /// What is done when a command has ended.
 pub type Then = Box<dyn FnOnce(&mut Shim, Outcome)>;
 
-/// What is done when a file can be read, or (`false`) has not been for too long.
-pub type Readable = Box<dyn FnOnce(&mut Shim, bool)>;
+/// What is done when what it waits for has come, or (`false`) has not for too long.
+pub type Waiter = Box<dyn FnOnce(&mut Shim, bool)>;
 
 /// What a command reads and writes.
 pub enum Stdio {
@@ -51,12 +54,17 @@ pub enum Stdio {
     Text(Vec<u8>),
 }
 
-/// A file that somebody waits for.
+/// What somebody waits for.
+enum Awaited {
+    Readable(OwnedFd),
+    Readers(Readers),
+}
+
 struct Waiting {
-    file: OwnedFd,
+    what: Awaited,
     /// Milliseconds of sys::milliseconds.
     due: u64,
-    then: Readable,
+    then: Waiter,
 }
 
 struct Command {
@@ -173,11 +181,7 @@ impl Shim {
                 Source::Copy(_) => {}
             }
         }
-        let now = sys::milliseconds();
-        let late = self.waiting.iter().find(|(_, one)| one.due <= now).map(|(number, _)| *number);
-        if let Some(number) = late {
-            self.go_on_with(number, false);
-        }
+        self.look_after_waiting();
         self.publisher.go_on();
     }
 
@@ -206,14 +210,20 @@ impl Shim {
             }
         }
         for (number, one) in &self.waiting {
-            add.push((Source::Waiting(*number), one.file.as_fd(), input));
+            if let Awaited::Readable(file) = &one.what {
+                add.push((Source::Waiting(*number), file.as_fd(), input));
+            }
         }
         for (source, file, flags) in add {
             sources.push(source);
             set.push(PollFd::from_borrowed_fd(file, flags));
         }
         let now = sys::milliseconds();
-        let dues = self.waiting.values().map(|one| one.due.saturating_sub(now));
+        let dues = self.waiting.values().map(|one| match one.what {
+            Awaited::Readable(_) => one.due.saturating_sub(now),
+            // The kernel does not tell when somebody opens a fifo.
+            Awaited::Readers(_) => READERS_INTERVAL,
+        });
         let own = self.publisher.timeout().into_iter().chain(dues).min();
         let own = own.map(|ms| i32::try_from(ms).unwrap_or(i32::MAX));
         let timeout = match (own, most) {
@@ -234,15 +244,44 @@ impl Shim {
 
     /// Goes on with something when a file can be read (`true`), or after ten seconds (`false`);
     /// meanwhile there are others to serve.
-    pub fn when_readable(&mut self, file: OwnedFd, then: Readable) {
-        let number = self.number();
-        let due = sys::milliseconds() + 10_000;
-        self.waiting.insert(number, Waiting { file, due, then });
+    pub fn when_readable(&mut self, file: OwnedFd, then: Waiter) {
+        self.wait_for(Awaited::Readable(file), then);
     }
 
-    fn go_on_with(&mut self, number: u64, is_readable: bool) {
-        if let Some(Waiting { then, .. }) = self.waiting.remove(&number) {
-            then(self, is_readable);
+    /// Goes on when readers have come, or after ten seconds.
+    pub fn when_read(&mut self, readers: Readers, then: Waiter) {
+        self.wait_for(Awaited::Readers(readers), then);
+    }
+
+    fn wait_for(&mut self, what: Awaited, then: Waiter) {
+        let number = self.number();
+        let due = sys::milliseconds() + 10_000;
+        self.waiting.insert(number, Waiting { what, due, then });
+    }
+
+    fn look_after_waiting(&mut self) {
+        let now = sys::milliseconds();
+        let come: Vec<(u64, bool)> = self
+            .waiting
+            .iter_mut()
+            .filter_map(|(number, one)| {
+                let has_come = match &mut one.what {
+                    Awaited::Readers(readers) => readers.are_there(),
+                    Awaited::Readable(_) => false,
+                };
+                (has_come || one.due <= now).then_some((*number, has_come))
+            })
+            .collect();
+        for (number, has_come) in come {
+            self.go_on_with(number, has_come);
+        }
+    }
+
+    fn go_on_with(&mut self, number: u64, has_come: bool) {
+        if let Some(Waiting { then, what, .. }) = self.waiting.remove(&number) {
+            then(self, has_come);
+            // Only now: what holds a fifo open has done its part.
+            drop(what);
         }
     }
 

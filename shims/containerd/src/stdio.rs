@@ -205,6 +205,38 @@ fn open_output(place: &str) -> Result<(File, bool), String> {
     open.open(path).map(|file| (file, is_fifo)).map_err(|error| format!("open {path}: {error}"))
 }
 
+/// Whoever reads a process' output, at the other end of fifos.
+///
+/// Clients open them while the request is on its way. Output that comes before would be lost when the
+/// process ends first, for a client opens nothing once it has deleted the process.
+#[derive(Debug, Default)]
+pub struct Readers {
+    missing: Vec<String>,
+    /// Open for writing, or a reader that has come would see the end.
+    held: Vec<File>,
+}
+
+impl Readers {
+    pub fn of(places: &Places) -> Readers {
+        let outputs = [&places.stdout, &places.stderr].into_iter().map(|place| path_of(place).to_owned());
+        let is_fifo = |path: &String| std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo());
+        let mut readers = Readers { missing: outputs.filter(is_fifo).collect(), held: Vec::new() };
+        readers.are_there();
+        readers
+    }
+
+    /// Whether all are there.
+    pub fn are_there(&mut self) -> bool {
+        self.missing.retain(|path| {
+            let opened = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path);
+            let waits = opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENXIO));
+            self.held.extend(opened);
+            waits
+        });
+        self.missing.is_empty()
+    }
+}
+
 /// What a logging program is told: `binary:///PATH?WORD=VALUE…`.
 #[derive(Debug)]
 pub struct Logger<'a> {

@@ -10,7 +10,7 @@ use crate::options::Options;
 use crate::process::{Console, Container, End, Process, Stage};
 use crate::runtime::{Config, Outcome, Runtime};
 use crate::shim::{Caller, Shim, Stdio};
-use crate::stdio::{self, Logger, Places, Prepared, Way};
+use crate::stdio::{self, Logger, Places, Prepared, Readers, Way};
 use dhow_shim_common::sys;
 use dhow_shim_common::ttrpc::{Code, Request, Status};
 use dhow_shim_common::wire::{Message, Writer};
@@ -135,7 +135,7 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     words.extend(options.no_pivot_root.then_some("--no-pivot"));
     words.extend(options.no_new_keyring.then_some("--no-new-keyring"));
     let made = Making { id: id.clone(), exec: String::new(), pid_file: pid_file.clone() };
-    let begun = make(shim, &made, words, move |shim, made, result| {
+    let then = move |shim: &mut Shim, made: &Making, result: Result<i32, String>| {
         let answer = match result {
             Ok(pid) => {
                 shim.publisher.publish("/tasks/create", "TaskCreate", event.number(6, pid.cast_unsigned()));
@@ -151,11 +151,8 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
         if is_made {
             settle(shim, &made.id, "");
         }
-    });
-    if let Err(error) = begun {
-        drop_container(shim, &id);
-        return Err(failed(error));
-    }
+    };
+    make(shim, made, &words, Box::new(then));
     Ok(None)
 }
 
@@ -181,57 +178,81 @@ pub struct Making {
     pub pid_file: PathBuf,
 }
 
-/// Runs the command that makes a process, with its stdio in place; `then` has its pid or the error.
-pub fn make(
-    shim: &mut Shim,
-    making: &Making,
-    words: Vec<&str>,
-    then: impl FnOnce(&mut Shim, &Making, Result<i32, String>) + 'static,
-) -> Result<(), String> {
+/// What is done with a process that was made, or with the reason why it was not.
+pub type Made = Box<dyn FnOnce(&mut Shim, &Making, Result<i32, String>)>;
+
+/// Runs the command that makes a process, with its stdio in place, once somebody reads its output.
+pub fn make(shim: &mut Shim, making: Making, words: &[&str], then: Made) {
+    let words = words.iter().map(|&word| word.to_owned()).collect();
+    let process = shim.containers.get_mut(&making.id).and_then(|one| one.process(&making.exec));
+    let mut readers = process.map(|process| Readers::of(&process.places)).unwrap_or_default();
+    let go_on = move |shim: &mut Shim, _| match equip(shim, &making) {
+        Ok(equipment) => launch(shim, making, words, equipment, then),
+        Err(error) => then(shim, &making, Err(error)),
+    };
+    match readers.are_there() {
+        true => go_on(shim, true),
+        false => shim.when_read(readers, Box::new(go_on)),
+    }
+}
+
+/// What a process that is on its way is given.
+struct Equipment {
+    /// The number of its copies.
+    number: u64,
+    prepared: Prepared,
+    console: Option<Console>,
+    /// They stay open until a terminal's copies have them open: a reader must not see the end before.
+    readers: Readers,
+}
+
+fn equip(shim: &mut Shim, making: &Making) -> Result<Equipment, String> {
     let namespace = shim.home.namespace.clone();
     let console_number = shim.number();
     let console_place = shim.home.socket.with_extension(format!("{console_number}.pty"));
     let container = shim.containers.get_mut(&making.id).ok_or("the container is gone")?;
-    let (runtime, bundle, options) =
-        (container.runtime.clone(), container.bundle.clone(), container.options.clone());
+    let options = container.options.clone();
     let process = container.process(&making.exec).ok_or("the process is gone")?;
-    let (number, places) = (process.number, process.places.clone());
     let about = Logger { id: &making.id, namespace: &namespace };
-    let Prepared { files, copies, ready } = stdio::prepare(number, &places, &options, &about)?;
-    let console = if places.terminal { Some(Console::new(console_place)?) } else { None };
-    let mut words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+    let prepared = stdio::prepare(process.number, &process.places, &options, &about)?;
+    let console = if process.places.terminal { Some(Console::new(console_place)?) } else { None };
+    Ok(Equipment { number: process.number, prepared, console, readers: Readers::of(&process.places) })
+}
+
+fn launch(shim: &mut Shim, making: Making, mut words: Vec<String>, equipment: Equipment, then: Made) {
+    let Equipment { number, prepared: Prepared { files, copies, ready }, console, readers } = equipment;
     if let Some(console) = &console {
         words.extend(["--console-socket".to_owned(), console.path.display().to_string()]);
     }
     words.push(making.id.clone());
     shim.copies.extend(copies);
-    let making = making.clone();
     let id = making.id.clone();
     let whole = move |shim: &mut Shim, outcome: Outcome| {
         let result = made(shim, &making, &outcome, console.as_ref());
+        drop(readers);
         if result.is_err() {
             drop_copies(shim, number, true);
         }
         then(shim, &making, result);
     };
     let go_on = move |shim: &mut Shim, is_ready: bool| {
-        let message = match (is_ready, shim.containers.contains_key(&id)) {
-            (true, true) => {
+        let container = shim.containers.get(&id).map(|one| (one.runtime.clone(), one.bundle.clone()));
+        let message = match (is_ready, container) {
+            (true, Some((runtime, bundle))) => {
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
                 let numbers = [&files[0], &files[1], &files[2]].map(std::os::fd::AsRawFd::as_raw_fd);
                 // The process gets them; what stays open here would keep its readers from seeing the end.
                 return shim.run(&runtime, &bundle, &words, Stdio::Files(numbers), Box::new(whole));
             }
-            (false, _) => format!("the logger {} is not ready after 10 s", places.stdout),
-            (_, false) => "the container is gone".to_owned(),
+            (false, _) => "the logger is not ready after 10 s",
+            (_, None) => "the container is gone",
         };
-        whole(shim, Outcome { code: 127, message, stdout: Vec::new() });
+        whole(shim, Outcome { code: 127, message: message.to_owned(), stdout: Vec::new() });
     };
     match ready {
         Some(file) => shim.when_readable(file, Box::new(go_on)),
         None => go_on(shim, true),
     }
-    Ok(())
 }
 
 /// What follows when dhow has made a process.
@@ -314,7 +335,7 @@ fn start_exec(shim: &mut Shim, caller: Caller, id: &str, exec: &str) -> Now {
     let words = vec!["exec", "--process", &spec_text, "--detach", "--pid-file", &pid_text];
     let making = Making { id: id.to_owned(), exec: exec.to_owned(), pid_file };
     let spec_of = spec.clone();
-    let begun = make(shim, &making, words, move |shim, making, result| {
+    let then = move |shim: &mut Shim, making: &Making, result: Result<i32, String>| {
         let _ = fs::remove_file(&spec_of);
         let _ = fs::remove_file(&making.pid_file);
         let (id, exec) = (&making.id, &making.exec);
@@ -332,12 +353,8 @@ fn start_exec(shim: &mut Shim, caller: Caller, id: &str, exec: &str) -> Now {
         };
         shim.answer(caller, answer);
         settle(shim, id, exec);
-    });
-    if let Err(error) = begun {
-        let _ = fs::remove_file(&spec);
-        not_begun(shim, id, exec);
-        return Err(failed(error));
-    }
+    };
+    make(shim, making, &words, Box::new(then));
     Ok(None)
 }
 
@@ -471,6 +488,9 @@ fn delete(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let then = move |shim: &mut Shim, outcome: Outcome| {
         if outcome.code != 0 && !outcome.message.contains("does not exist") {
             return shim.answer(caller, Err(failed(format!("dhow delete failed: {}", outcome.message))));
+        }
+        if let Some(container) = shim.containers.get(&id) {
+            container.runtime.forget();
         }
         // Somebody else may have asked at the same time: it is told once.
         if drop_container(shim, &id) {
