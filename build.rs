@@ -3,8 +3,11 @@
 use std::process::Command;
 
 fn main() {
-    println!("cargo:rerun-if-changed=.git/HEAD");
-    println!("cargo:rerun-if-changed=.git/index");
+    println!("cargo:rerun-if-changed=build.rs");
+    // A file that is not there, as in a tarball, would count as changed each time.
+    for file in [".git/HEAD", ".git/index"].into_iter().filter(|file| std::path::Path::new(file).exists()) {
+        println!("cargo:rerun-if-changed={file}");
+    }
     println!("cargo:rerun-if-env-changed=DHOW_COMMIT");
     let commit = std::env::var("DHOW_COMMIT").ok().or_else(commit_of_checkout);
     println!("cargo:rustc-env=DHOW_COMMIT={}", commit.unwrap_or_else(|| "unknown".into()));

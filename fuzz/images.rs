@@ -1,4 +1,6 @@
 // The bodies of the targets for images, for the fuzzer and for the test that replays the corpus.
+// Each user of this file calls some of them.
+#![allow(dead_code)]
 
 use dhow::image::documents::{Document, ImageConfig, Index, Saved, parse};
 use dhow::image::erofs::{NodeKind, Tree, write};
