@@ -39,7 +39,7 @@ fn check(profile: &Seccomp, native: Native, mut bytes: Bytes<'_>) {
     for _ in 0..8 {
         let abi = Abi::ALL[usize::from(bytes.byte()) % 5];
         let named = names.get(usize::from(bytes.byte())).and_then(|name| names::number_of(abi, name));
-        let number = named.unwrap_or_else(|| bytes.number() as u32);
+        let number = named.unwrap_or_else(|| u32::try_from(bytes.number() & 0xffff_ffff).unwrap_or(0));
         let args = std::array::from_fn(|_| bytes.number());
         let said = explain::decide(profile, &options, abi, number, &args).expect("it compiles");
         assert_eq!(run(program.code(), &Data { number, arch: abi.audit(), args }), Some(said.ret));

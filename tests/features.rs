@@ -29,11 +29,11 @@ struct Patterns {
 
 impl<'a> Visit<'a> for Patterns {
     fn visit_impl_item_fn(&mut self, function: &'a syn::ImplItemFn) {
-        self.enter(function.sig.ident.to_string(), |this| visit::visit_impl_item_fn(this, function));
+        self.enter(&function.sig.ident.to_string(), |this| visit::visit_impl_item_fn(this, function));
     }
 
     fn visit_item_fn(&mut self, function: &'a syn::ItemFn) {
-        self.enter(function.sig.ident.to_string(), |this| visit::visit_item_fn(this, function));
+        self.enter(&function.sig.ident.to_string(), |this| visit::visit_item_fn(this, function));
     }
 
     fn visit_pat(&mut self, pattern: &'a syn::Pat) {
@@ -48,9 +48,9 @@ impl<'a> Visit<'a> for Patterns {
 }
 
 impl Patterns {
-    fn enter(&mut self, name: String, go: impl FnOnce(&mut Self)) {
+    fn enter(&mut self, name: &str, go: impl FnOnce(&mut Self)) {
         let before = self.inside;
-        self.inside |= self.functions.contains(&name.as_str());
+        self.inside |= self.functions.contains(&name);
         go(self);
         self.inside = before;
     }

@@ -29,7 +29,7 @@ fn serde(attributes: &[Attribute], name: &str) -> Option<String> {
     let mut found = None;
     for one in attributes.iter().filter(|one| one.path().is_ident("serde")) {
         let _ = one.parse_nested_meta(|meta| {
-            let text = meta.value().and_then(|value| value.parse::<LitStr>());
+            let text = meta.value().and_then(syn::parse::ParseBuffer::parse::<LitStr>);
             if meta.path.is_ident(name) {
                 found = text.ok().map(|text| text.value());
             }

@@ -139,6 +139,11 @@ fn sixteen_commands_at_a_time_on_shared_containers() {
             while !over.load(Ordering::Relaxed) {
                 reap_orphans(scene.tag());
                 std::thread::sleep(Duration::from_millis(20));
+                if begun.elapsed() > time {
+                    // An exec into a container that somebody then paused waits until it is thawed.
+                    let shared = all.iter().zip(&held).filter(|(_, held)| held.try_read().is_ok());
+                    shared.for_each(|(c, _)| drop(c.command(&["resume"]).run()));
+                }
             }
         });
         let workers: Vec<_> = (0..AT_ONCE)
