@@ -16,9 +16,16 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// The C helper, built once for all tests.
+fn oracle() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(build_oracle).clone()
+}
 
 /// Builds the C helper; installs what it needs when it is not there.
-fn oracle() -> PathBuf {
+fn build_oracle() -> PathBuf {
     let binary = profiles::work_dir().join("oracle");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/seccomp_oracle/oracle.c");
     let script = format!(
