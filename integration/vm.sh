@@ -124,7 +124,7 @@ run() {
     timeout "$LIMIT" qemu-system-x86_64 -accel tcg,thread=multi,tb-size=512 -M q35,smbus=off,usb=off -cpu max \
         -m "$MEM" -smp "$CPUS" -nodefaults -no-user-config -display none -no-reboot \
         -kernel "$VMDIR/vmlinuz" -initrd "$work/initrd" -serial "file:$work/serial" \
-        -append "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr audit=0 random.trust_cpu=on systemd.show_status=0 $CMDLINE" ||
+        -append "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr random.trust_cpu=on systemd.show_status=0 $CMDLINE" ||
         echo "the virtual machine did not end by itself within $LIMIT s"
     tr -d '\r' <"$work/serial" | sed '/^@status /d'
     local status

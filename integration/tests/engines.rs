@@ -181,7 +181,7 @@ fn containerd_gives_a_terminal() {
     let engine = Containerd::new(&scene);
     let socket = scene.dir().join("containerd/sock");
     let line = format!(
-        "ctr --address {} --namespace {} run --rm --tty --snapshotter native --runc-binary {} --runc-root {} {IMAGE} term /payload tty",
+        "ctr --address {} --namespace {} run --rm --tty --snapshotter native --runc-binary {} --runc-root {} {IMAGE} term /payload tty -- sleep 1",
         socket.display(),
         scene.tag(),
         binary().display(),
