@@ -237,6 +237,8 @@ fn a_pid_that_was_given_to_another_is_not_signalled() {
     let pid = c.pid();
     c.kill("KILL").ok();
     c.reap();
+    // Start times count in hundredths of a second: in the same one the two could not be told apart.
+    std::thread::sleep(std::time::Duration::from_millis(20));
     // The next process gets the pid (pid_namespaces(7), ns_last_pid).
     let mut stranger = None;
     for _ in 0..200 {

@@ -171,8 +171,14 @@ impl Channel {
     /// # Errors
     /// EPIPE when the other end is gone.
     pub fn send(&self, message: &Message) -> Result<()> {
-        socket::send(self.as_fd(), &[&[message.tag()], &message.body()], &message.fds())
-            .doing("talk to the other process")
+        let doing = "talk to the other process";
+        let sent = socket::send(self.as_fd(), &[&[message.tag()], &message.body()], &message.fds());
+        sent.map_err(|errno| match errno {
+            Errno::EPIPE | Errno::ECONNRESET => {
+                Error::system(doing, errno).because("it was killed, or it ended")
+            }
+            _ => Error::system(doing, errno),
+        })
     }
 
     /// Waits for the next message; `None` when the other end was closed, which an exec does.

@@ -180,19 +180,20 @@ impl Overlay {
         let lower = self.lower.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let upper = writable.iter().map(|(_, path)| open(path)).collect::<Result<Vec<_>, _>>()?;
         let number = |root: &Root| root.as_fd().as_raw_fd().to_string();
-        let failed = |errno, what: &str| Failure {
-            errno,
-            what: what.into(),
-            complaint: (lower.len() > 60 && errno == Errno::EINVAL)
-                .then(|| format!("{} layers are too many for a kernel before Linux 6.8", lower.len())),
-            is_opening: false,
+        let failed =
+            |errno, what: &str| Failure { errno, what: what.into(), complaint: None, is_opening: false };
+        let refused = |filesystem: &Filesystem, errno| {
+            let failure = Failure::of(filesystem, errno, &self.upper);
+            let too_many = || format!("{} layers are too many for a kernel before Linux 6.8", lower.len());
+            let complaint = failure.complaint.or_else(|| (lower.len() > 60).then(too_many));
+            Failure { complaint, ..failure }
         };
         let here = Root::at(Path::new(".")).map_err(|errno| failed(errno, "."))?;
         chdir("/proc/self/fd").map_err(|errno| failed(errno, "/proc/self/fd"))?;
         let mounted = (|| {
             let filesystem = self.begin(options)?;
             let joined = lower.iter().map(number).collect::<Vec<_>>().join(":");
-            let fail = |errno| failed(errno, &self.upper.display().to_string());
+            let fail = |errno| refused(&filesystem, errno);
             if filesystem.set("lowerdir", &joined).is_err() {
                 for layer in &lower {
                     filesystem.set("lowerdir+", &number(layer)).map_err(fail)?;
@@ -201,9 +202,7 @@ impl Overlay {
             for ((key, _), root) in writable.iter().zip(&upper) {
                 filesystem.set(key, &number(root)).map_err(fail)?;
             }
-            filesystem
-                .mount(Attributes::empty())
-                .map_err(|errno| Failure::of(&filesystem, errno, &self.upper))
+            filesystem.mount(Attributes::empty()).map_err(fail)
         })();
         fchdir(here.as_fd()).map_err(|errno| failed(errno, "."))?;
         mounted
