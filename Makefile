@@ -77,8 +77,8 @@ integration: ## the binary on the real kernel (bin/dhow must be there)
 
 test-crash: build ## a crash and four errors at every syscall, and a minute of 16 commands at a time (ten minutes)
 	$(STATIC_CARGO) test --locked --package dhow-integration --no-run
-	DHOW_CRASH_STRIDE=1 nice $(STATIC_CARGO) test --locked --package dhow-integration --test crash -- --nocapture
-	DHOW_CROWD=1000 DHOW_CROWD_SECONDS=60 nice $(STATIC_CARGO) test --locked --package dhow-integration --test crowd -- --nocapture
+	DHOW_CRASH_STRIDE=1 nice env $(STATIC_CARGO) test --locked --package dhow-integration --test crash -- --nocapture
+	DHOW_CROWD=1000 DHOW_CROWD_SECONDS=60 nice env $(STATIC_CARGO) test --locked --package dhow-integration --test crowd -- --nocapture
 
 test-long: build ## a layer of a million entries, seccomp against libseccomp, cgroups measured (some minutes)
 	$(STATIC_CARGO) test --locked --package dhow-integration --test images -- --ignored --nocapture
