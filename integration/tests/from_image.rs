@@ -674,6 +674,17 @@ fn a_user_without_rights_runs_an_image() {
     scene.is_clean();
 }
 
+/// A user's entries in passwd(5), subuid(5) and subgid(5), for the test's processes alone.
+fn set_aside(scene: &Scene, uid: u32) {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap() + &format!("ranger:x:{uid}:{uid}::/:/bin/sh\n");
+    fs::write(scene.dir().join("passwd"), passwd).unwrap();
+    for (file, owner) in [("subuid", "ranger".to_owned()), ("subgid", uid.to_string())] {
+        fs::write(scene.dir().join(file), format!("{owner}:3000000:65536\n")).unwrap();
+        // Where the package has not made one there is nothing to mount on.
+        let _ = fs::OpenOptions::new().create(true).append(true).open(format!("/etc/{file}")).unwrap();
+    }
+}
+
 /// With ids that are set aside for the user, images with other users work too: import, run, diff,
 /// commit, delete, gc.
 #[test]
@@ -695,14 +706,7 @@ fn a_user_with_ranges_of_ids_runs_an_image_of_several_users() {
         fs::set_permissions(home.join(name), fs::Permissions::from_mode(0o644)).unwrap();
     }
     chown(&home, Some(UID), Some(UID)).unwrap();
-    // The user's entries, for the test's processes alone.
-    let passwd = fs::read_to_string("/etc/passwd").unwrap() + &format!("ranger:x:{UID}:{UID}::/:/bin/sh\n");
-    fs::write(scene.dir().join("passwd"), passwd).unwrap();
-    for (file, owner) in [("subuid", "ranger".to_owned()), ("subgid", UID.to_string())] {
-        fs::write(scene.dir().join(file), format!("{owner}:3000000:65536\n")).unwrap();
-        // Where the package has not made one there is nothing to mount on.
-        let _ = fs::OpenOptions::new().create(true).append(true).open(format!("/etc/{file}")).unwrap();
-    }
+    set_aside(&scene, UID);
     let script = "for f in passwd subuid subgid; do mount --bind \"$1/$f\" /etc/$f; done; shift; exec \"$@\"";
     let within = |words: &[&str]| {
         let unshare = ["--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh"];

@@ -55,7 +55,27 @@ fn life(runtime: &Runtime, id: &str, bundle: &str, has: &[String]) {
     container.start().unwrap();
     assert_eq!(status(&container), Status::Running);
     assert_eq!(container.start().unwrap_err().class, Class::WrongState);
+    processes(&container);
+    limits(&container, &has);
+    if has("freezer") {
+        container.pause().unwrap();
+        assert_eq!(status(&container), Status::Paused);
+        container.resume().unwrap();
+    }
+    assert_eq!(container.delete().unwrap_err().class, Class::WrongState);
+    container.kill(dhow::signal("KILL").unwrap()).unwrap();
+    let exit = container.wait().unwrap();
+    assert_eq!((exit.code, exit.signal, exit.out_of_memory), (137, Some(9), false));
+    let state = container.state().unwrap();
+    assert_eq!((state.status, state.pid, state.exit), (Status::Exited, None, Some(exit)));
+    container.stop(Duration::from_secs(1)).unwrap();
+    container.delete().unwrap();
+    assert_eq!(container.state().unwrap_err().class, Class::NoContainer);
+    container.destroy().unwrap();
+}
 
+/// Processes in a container that runs: what they are given, how they end.
+fn processes(container: &Container) {
     let (mut output, writer) = std::io::pipe().unwrap();
     let (reader, mut input) = std::io::pipe().unwrap();
     let exec = container.exec([
@@ -89,7 +109,10 @@ fn life(runtime: &Runtime, id: &str, bundle: &str, has: &[String]) {
     let mut process = container.exec(["/payload", "sleep", "1000"]).spawn().unwrap();
     process.kill(dhow::signal("KILL").unwrap()).unwrap();
     assert_eq!(process.wait().unwrap().signal, Some(9));
+}
 
+/// Its limits, and what is told of it.
+fn limits(container: &Container, has: &dyn Fn(&str) -> bool) {
     if has("pids") {
         container.update(&Limits { processes: Some(77), ..Limits::default() }).unwrap();
         let stats = container.stats().unwrap();
@@ -114,21 +137,6 @@ fn life(runtime: &Runtime, id: &str, bundle: &str, has: &[String]) {
         })
         .unwrap();
     assert_eq!(told, 2);
-    if has("freezer") {
-        container.pause().unwrap();
-        assert_eq!(status(&container), Status::Paused);
-        container.resume().unwrap();
-    }
-    assert_eq!(container.delete().unwrap_err().class, Class::WrongState);
-    container.kill(dhow::signal("KILL").unwrap()).unwrap();
-    let exit = container.wait().unwrap();
-    assert_eq!((exit.code, exit.signal, exit.out_of_memory), (137, Some(9), false));
-    let state = container.state().unwrap();
-    assert_eq!((state.status, state.pid, state.exit), (Status::Exited, None, Some(exit)));
-    container.stop(Duration::from_secs(1)).unwrap();
-    container.delete().unwrap();
-    assert_eq!(container.state().unwrap_err().class, Class::NoContainer);
-    container.destroy().unwrap();
 }
 
 /// Errors come back whole. The words are bundles: without its program, with a wrong field, that sleeps.
