@@ -532,6 +532,8 @@ fn privileged_is_kept_nothing_from() {
     // A device alone, under another name; without it the cgroup denies it, whatever node is made.
     let node = "cat /dev/null2 && echo read; stat -c %t:%T /dev/null2";
     assert_eq!(says(&["--device", "/dev/null:/dev/null2"], node), "read\n1:3");
+    let denied = says(&[], "mknod /log c 1 11 && cat /log 2>&1 || true");
+    assert!(denied.contains("not permitted"), "{denied}");
     run(&scene, &["--device", "/dev/nonsense"], &["true"]).run().fails(&["--device", "/dev/nonsense"]);
     is_gone(&scene);
 }
