@@ -1,10 +1,11 @@
 //! `dhow image`: commands of its own, in a table of their own.
 
+use super::help::Face;
 use super::list::{print, to_text};
 use super::progress::Bar;
 use super::registry;
 use super::table::{Args, Command, Flag, Positional, option, switch};
-use super::{help, parse, unknown};
+use super::unknown;
 use crate::error::{Class, Context as _, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::Use;
@@ -157,19 +158,9 @@ pub(super) const COMMANDS: &[Command] = &[
 ];
 
 fn run(context: &Context, args: &Args) -> Result<i32> {
-    let words = &args.positionals;
-    if let Some(parsed) = parse::parse(words, &[], COMMANDS) {
-        return (parsed.command.run)(context, &parsed.args);
-    }
-    match help::parse(words, &[], COMMANDS, super::VERSION) {
-        Ok(parsed) => (parsed.command.run)(context, &parsed.args),
-        Err(error) if error.use_stderr() => {
-            let words = super::one_line(&error.to_string());
-            let words = words.trim_end().trim_start_matches("dhow: ").to_owned();
-            Err(Error::new(Class::Usage, "dhow image").because(words))
-        }
-        Err(error) => print(&error.to_string().replace("dhow", "dhow image")),
-    }
+    let about = "Images: import, list and manage them";
+    let face = Face { name: "dhow image", about, version: super::VERSION, globals: &[], commands: COMMANDS };
+    super::within(context, &args.positionals, &face)
 }
 
 /// Has a command deal with files of all owners, which a user without root's rights has elsewhere.
