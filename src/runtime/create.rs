@@ -282,6 +282,7 @@ impl Recorded {
             namespaces: &planned.namespaces,
             joins,
             rootfs: &planned.rootfs,
+            awaits_root: planned.makes_root(),
             needs_trees: trees::are_needed(planned),
             joins_network: request.network.is_some(),
             cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
@@ -409,6 +410,10 @@ impl Spawned {
         container::let_proceed(channel, placement)?;
         if let Some(name) = planned.spec().annotations.get(annotations::DELEGATE) {
             channel.send(&Message::Delegated(recorded.cgroup.delegate(name, owner)?))?;
+        }
+        if let Some(overlay) = planned.rootfs.overlay.as_ref().filter(|_| planned.makes_root()) {
+            timing::step("mount the overlay");
+            container::hand_over(channel, &Message::Root(overlay.mount()?))?;
         }
         let mut console = None;
         timing::step("wait for the init");

@@ -96,6 +96,13 @@ impl Planned {
         &self.config.spec
     }
 
+    /// Whether this process mounts the overlay that is to be the root, while the init makes its
+    /// namespaces: as a detached mount, which is nowhere on the host. Without root's rights only the init
+    /// can, in its user namespace.
+    pub(super) fn makes_root(&self) -> bool {
+        self.rootfs.overlay.is_some() && !self.rootless
+    }
+
     pub(super) fn resources(&self) -> std::borrow::Cow<'_, Resources> {
         match &self.spec().linux.resources {
             Some(resources) => std::borrow::Cow::Borrowed(resources),
