@@ -8,6 +8,7 @@ use super::create::{Recorded, Request, StartedBy, run_hooks};
 use super::foreground::{Signals, stay};
 use super::handover::{connect_console_socket, send_console, write_pid_file};
 use super::planned::Planned;
+use super::resctrl;
 use super::run::{RunOptions, delete_after_last_life};
 use crate::cgroups::Placement;
 use crate::error::{Class, Context as _, Error, Result};
@@ -110,6 +111,11 @@ impl Recorded {
     fn enter_cgroup(&mut self, planned: &Planned) -> Result<Placement> {
         self.record.restored = true;
         self.locked()?.write(&self.record)?;
+        if let Some(service) = &planned.service {
+            service.prepare()?;
+            // What criu starts inherits it from criu, and criu from this process.
+            resctrl::enter(&self.record, std::process::id())?;
+        }
         self.cgroup.create()?;
         self.cgroup.apply(&planned.resources())?;
         self.cgroup.placement()
