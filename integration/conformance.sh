@@ -172,8 +172,13 @@ inside() {
 # What bats says, as "result<TAB>file<TAB>name".
 results() {
     tr -d '\r' <"$1" | awk '
-        /^# file / { file = $3 }
+        # A file that ran into its limit has told of fewer tests than it has.
+        function lost() { if (file != "" && told != planned) print "lost\t" file "\t" (planned - told) " of its tests" }
+        /^# file / { lost(); file = $3; planned = told = 0 }
+        /^1\.\.[0-9]+$/ { planned = substr($0, 4) }
+        END { lost() }
         /^(ok|not ok) [0-9]+ / {
+            told++
             result = /^ok/ ? "pass" : "fail"
             line = $0
             sub(/^(not )?ok [0-9]+ /, "", line)
