@@ -359,9 +359,12 @@ fn a_class_of_service_is_updated_where_there_is_one() {
     let c = scene.container(|_| {});
     c.create().ok();
     for (flag, schema) in [("--l3-cache-schema", "L3:0=f"), ("--mem-bw-schema", "MB:0=20")] {
-        c.dhow(&["update", flag, schema, &c.id]).fails(&["was created without linux.intelRdt"]);
+        scene.dhow(["update", flag, schema, c.id()]).run().fails(&["was created without linux.intelRdt"]);
     }
-    c.dhow(&["update", "--mem-bw-schema", "20", &c.id]).fails(&["memBwSchema", "does not start with MB:"]);
+    scene
+        .dhow(["update", "--mem-bw-schema", "20", c.id()])
+        .run()
+        .fails(&["memBwSchema", "does not start with MB:"]);
 }
 
 #[test]
