@@ -144,6 +144,12 @@ impl<'s> Engine<'s> {
         };
         let text = text.replace("DIR", &dir).replace("IMAGE", IMAGE).replace("OPTIONS", &options);
         let mut text = text.replace("SNAPSHOTTER", snapshotter);
+        if snapshotter == "overlayfs" && sandboxer != "shim" {
+            // Pods with user namespaces: for those containerd takes runc's own options alone.
+            let shim = workspace().join("bin").join(SHIM);
+            let by_path = format!("\"io.containerd.runc.v2\"\n  runtime_path = \"{}\"", shim.display());
+            text = text.replace("\"io.containerd.dhow.v2\"", &by_path);
+        }
         if sandboxer == "shim" {
             // Where pods are left to shims containerd 2.1 takes no options for any but runc's own.
             let table = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.dhow.options]";

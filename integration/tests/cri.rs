@@ -356,12 +356,51 @@ fn a_shim_that_has_its_pod_may_be_killed() {
     let shim = nix::unistd::Pid::from_raw(pods.engine.shims()[0]);
     nix::sys::signal::kill(shim, Signal::SIGKILL).unwrap();
     eventually("the pod is not ready", || {
-        let answer = pods.client.ask("PodSandboxStatus", Writer::new().bytes(1, &pod.id));
-        Message::read(&answer).unwrap().message(1).number(3) == 1
+        let answer = pods.client.try_ask("PodSandboxStatus", Writer::new().bytes(1, &pod.id));
+        answer.is_ok_and(|answer| Message::read(&answer).unwrap().message(1).number(3) == 1)
     });
     eventually("the container's end is seen", || pods.status(&server).0 == EXITED);
     pods.remove_pod(&pod);
     pods.engine.finish();
+}
+
+/// `hostUsers: false`: a user namespace for the pod, whose files are those of an overlay with mapped ids.
+#[test]
+fn a_pod_has_users_of_its_own() {
+    needs!();
+    for (which, sandboxer) in
+        [(Which::Trixie, "podsandbox"), (Which::Sid, "podsandbox"), (Which::Sid, "shim")]
+    {
+        if !which.is_there() {
+            eprintln!("no containerd in {} (integration/peers.sh engines)", which.folder().display());
+            continue;
+        }
+        let scene = Scene::new();
+        let pods = Pods::new(&scene, which, sandboxer, "overlayfs");
+        give_network(&pods);
+        let range = Writer::new().number(1, 300_000u32).number(3, 65_536u32);
+        let users = Writer::new().message(2, &range).message(3, &range);
+        let own = Writer::new().message(5, &users);
+        let pod = pods.pod_of("users", &own, own.clone().number(2, 1u32), false);
+        let server = pods.container(&pod, "server", SERVER, &Writer::new());
+        pods.start(&server);
+        let script = "cat /proc/self/uid_map; ls -ln /payload; echo x >/new; ls -ln /new; hostname";
+        let (said, errors, code) = pods.exec(&server, script);
+        assert_eq!((errors.as_str(), code), ("", 0), "{said}");
+        let words: Vec<Vec<&str>> = said.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[0], ["0", "300000", "65536"], "{said}");
+        for file in &words[1..3] {
+            assert_eq!(file[2..4], ["0", "0"], "root's, as the container sees it: {said}");
+        }
+        assert_eq!(words[3], ["berth"]);
+        let log = pods.logs().join("server.log");
+        eventually("it says what it has to say", || {
+            fs::read_to_string(&log).is_ok_and(|text| text.contains(" stdout F one\n"))
+        });
+        pods.remove(&server);
+        pods.remove_pod(&pod);
+        pods.engine.finish();
+    }
 }
 
 /// The tables of docs/kubernetes.md are those that these tests have tried.

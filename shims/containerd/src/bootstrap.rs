@@ -3,7 +3,7 @@
 use crate::options::Options;
 use crate::runtime::{Config, Runtime};
 use crate::shim::{Home, Shim};
-use crate::{mounts, pod, stdio};
+use crate::{mounts, sandbox, stdio};
 use dhow_shim_common::sys;
 use dhow_shim_common::wire::{Message, Writer};
 use rustix::fs::Mode;
@@ -235,11 +235,11 @@ pub fn delete(words: &Words) -> Result<(), String> {
         }
     }
     mounts::unmount_all(&bundle.join("rootfs"));
-    pod::unmount_files(&bundle);
     if let Ok(address) = fs::read_to_string(bundle.join("address")) {
         let socket = Path::new(address.trim_start_matches("unix://"));
         if !is_alive(socket) {
             let _ = fs::remove_file(socket);
+            sandbox::clean(&bundle, socket);
         }
     }
     // 128 + SIGKILL: what is still there now is killed.

@@ -75,7 +75,7 @@ impl Pod {
 
     /// config.json of the container that holds the pod's namespaces. `network` is the path of the
     /// network namespace, if the pod has one already; `users` that of the user namespace which owns it.
-    pub fn spec(&self, id: &str, pause: &str, network: &str, users: Option<&str>) -> Value {
+    pub fn spec(&self, id: &str, rootfs: &Path, pause: &Path, network: &str, users: Option<&str>) -> Value {
         let mut annotations = self.annotations.clone();
         annotations.insert("io.kubernetes.cri.container-type".into(), "sandbox".into());
         annotations.insert("io.kubernetes.cri.sandbox-id".into(), id.into());
@@ -105,7 +105,7 @@ impl Pod {
         }
         let mut spec = json!({
             "ociVersion": "1.0.2",
-            "root": { "path": "rootfs", "readonly": true },
+            "root": { "path": rootfs, "readonly": true },
             "process": {
                 "args": ["/pause", "pause"],
                 "cwd": "/",
@@ -116,6 +116,10 @@ impl Pod {
             },
             // The shim itself: nobody need fetch an image for what does nothing but wait.
             "mounts": [
+                {
+                    "destination": "/proc", "source": "proc", "type": "proc",
+                    "options": ["nosuid", "noexec", "nodev"],
+                },
                 {
                     "destination": "/dev", "source": "tmpfs", "type": "tmpfs",
                     "options": ["nosuid", "noexec", "mode=755", "size=64k"],
@@ -148,6 +152,15 @@ impl Pod {
             }
         }
         all
+    }
+
+    /// The user and the group that are root in the pod, as the host has them.
+    pub fn root(&self) -> [u32; 2] {
+        let host = |ranges: &Vec<Range>| {
+            let first = ranges.iter().find(|[inside, ..]| *inside == 0);
+            first.and_then(|[_, outside, _]| u32::try_from(*outside).ok()).unwrap_or(0)
+        };
+        self.maps.as_ref().map_or([0; 2], |[users, groups]| [host(users), host(groups)])
     }
 
     /// Makes the files that containers share.
@@ -334,7 +347,7 @@ mod tests {
     #[test]
     fn a_pod_becomes_a_container() {
         let pod = pod(&Writer::new());
-        let spec = pod.spec("p1", "/bin/shim", "/run/netns/x", None);
+        let spec = pod.spec("p1", Path::new("/r"), Path::new("/bin/shim"), "/run/netns/x", None);
         assert_eq!(spec["hostname"], "berth");
         assert_eq!(spec["linux"]["cgroupsPath"], "/kubepods/pod1/p1");
         assert_eq!(spec["linux"]["sysctl"]["kernel.shm_rmid_forced"], "1");
@@ -352,10 +365,11 @@ mod tests {
         let range = Writer::new().number(1, 100_000u32).number(3, 65_536u32);
         let users = Writer::new().message(2, &range).message(3, &range);
         let pod = pod(&Writer::new().number(1, 2u32).number(2, 2u32).number(3, 2u32).message(5, &users));
-        let spec = pod.spec("p1", "/bin/shim", "", Some("/proc/1/fd/9"));
+        let spec = pod.spec("p1", Path::new("/r"), Path::new("/bin/shim"), "", Some("/proc/1/fd/9"));
         let namespaces = spec["linux"]["namespaces"].to_string();
         assert_eq!(namespaces, r#"[{"type":"mount"},{"path":"/proc/1/fd/9","type":"user"}]"#);
         assert_eq!(spec["linux"]["uidMappings"][0]["hostID"], 100_000);
+        assert_eq!(pod.root(), [100_000; 2]);
         assert!(spec["hostname"].is_null() && spec["linux"]["sysctl"].as_object().unwrap().len() == 1);
     }
 

@@ -17,7 +17,7 @@ use dhow_shim_common::ttrpc::{Code, Status};
 use dhow_shim_common::wire::{Message, Writer};
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The pod that a shim was started for.
 #[derive(Debug)]
@@ -63,10 +63,11 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let options = shim.home.options.clone();
     let runtime = Runtime::new(&options, &shim.home.binary, &shim.home.namespace, &bundle);
     runtime.note().map_err(task::failed)?;
-    let owner = match prepare(&bundle, &id, message) {
+    let rootfs = root_of(&shim.home.socket);
+    let owner = match prepare(&bundle, &rootfs, &id, message) {
         Ok(owner) => owner,
         Err(error) => {
-            clean(&bundle);
+            clean(&bundle, &shim.home.socket);
             runtime.forget();
             return Err(task::failed(error));
         }
@@ -98,24 +99,22 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
 }
 
 /// All that a pod's container needs; the user namespace of its network, if it has one.
-fn prepare(bundle: &std::path::Path, id: &str, message: &Message) -> Result<Option<OwnedFd>, String> {
-    let rootfs = bundle.join("rootfs");
+fn prepare(bundle: &Path, rootfs: &Path, id: &str, message: &Message) -> Result<Option<OwnedFd>, String> {
     let path = bundle.join("config.json");
-    let says = |path: &std::path::Path, error: std::io::Error| format!("{}: {error}", path.display());
+    let says = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
     if fs::metadata(&path).is_ok_and(|meta| meta.len() > 0) {
         let mounts: Vec<Mount> = message.all(3).filter_map(Mount::read).collect();
-        return mounts::mount_all(&mounts, &rootfs).map(|()| None);
+        return mounts::mount_all(&mounts, &bundle.join("rootfs")).map(|()| None);
     }
     let pod = Pod::read(message.bytes(4));
-    fs::create_dir_all(&rootfs).map_err(|error| says(&rootfs, error))?;
     pod.make_files(bundle)?;
-    // containerd removes the folder only when it is empty.
-    pod::mount_memory(&rootfs, "mode=755,size=64k")?;
+    let [user, group] = pod.root();
+    pod::mount_memory(rootfs, &format!("mode=755,size=64k,uid={user},gid={group}"))?;
     let network = message.text(5);
     let owner = pod.owner(network)?;
     let pause = std::env::current_exe().map_err(|error| format!("where am I: {error}"))?;
     let users = owner.as_ref().map(pod::path_of);
-    let spec = pod.spec(id, &pause.display().to_string(), network, users.as_deref());
+    let spec = pod.spec(id, rootfs, &pause, network, users.as_deref());
     fs::write(&path, spec.to_string()).map_err(|error| says(&path, error))?;
     Ok(owner)
 }
@@ -239,7 +238,7 @@ fn take_down(shim: &mut Shim, caller: Caller) {
     let next = shim.containers.keys().find(|id| **id != own).or_else(|| shim.containers.keys().next());
     let Some(id) = next.cloned() else {
         if let Some(sandbox) = shim.sandbox.take() {
-            clean(&sandbox.bundle);
+            clean(&sandbox.bundle, &shim.home.socket);
         }
         shim.answer(caller, Ok(Writer::new()));
         return shim.end();
@@ -268,13 +267,22 @@ fn forget(shim: &mut Shim, id: &str) {
     }
     task::drop_container(shim, id);
     if let Some(sandbox) = shim.sandbox.take() {
-        clean(&sandbox.bundle);
+        clean(&sandbox.bundle, &shim.home.socket);
     }
 }
 
-fn clean(bundle: &std::path::Path) {
+/// The root of a pod's container: beside the socket, where its users may pass. containerd lets nobody
+/// through to a pod's bundle.
+fn root_of(socket: &Path) -> PathBuf {
+    socket.with_extension("root")
+}
+
+/// Takes away what is mounted for a pod.
+pub fn clean(bundle: &Path, socket: &Path) {
     pod::unmount_files(bundle);
     mounts::unmount_all(&bundle.join("rootfs"));
+    mounts::unmount_all(&root_of(socket));
+    let _ = fs::remove_dir(root_of(socket));
 }
 
 fn measure(shim: &mut Shim, message: &Message) -> Now {
