@@ -95,7 +95,7 @@ guest
 collect
 (cd "$work/host/tree" && tar -cf ../tree.tar . && cd .. && rm -r tree)
 cat >"$work/host/init" <<GUEST
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_BACKTRACE=0
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_BACKTRACE=0 DHOW_SLOWER=5
 /bin/busybox mount -t proc proc /proc
 mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mkdir -p /dev/pts /dev/shm /root
 mount -t devpts -o ptmxmode=666 pts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t tmpfs run /run

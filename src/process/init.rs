@@ -39,6 +39,8 @@ pub struct Init<'a> {
     pub joins: Vec<(NamespaceKind, OwnedFd)>,
     /// What is done to the rootfs.
     pub rootfs: &'a RootfsPlan,
+    /// Whether the parent makes the overlay that is the root.
+    pub awaits_root: bool,
     /// Whether there are mounts whose trees only the parent can open or idmap.
     pub needs_trees: bool,
     /// Whether the parent puts it into a network.
@@ -69,10 +71,11 @@ pub fn become_payload(init: &Init<'_>, channel: &Channel) -> Result<Infallible> 
     timing::step("enter namespaces and cgroup");
     init.enter_namespaces(channel)?;
     timing::step("begin a session");
-    init.await_devices(channel)?;
     init.begin_session()?;
+    let root = init.await_root(channel)?;
+    init.await_devices(channel)?;
     timing::step("mount the rootfs");
-    let (mut entered, console) = init.build_rootfs(channel)?;
+    let (mut entered, console) = init.build_rootfs(channel, root)?;
     timing::step("sysctls, masks, read-only paths");
     init.finish_rootfs(&mut entered)?;
     timing::step("become the user");
@@ -131,6 +134,17 @@ impl Init<'_> {
         prctl::set_dumpable(false).doing("become undumpable")
     }
 
+    /// Takes the root that the parent has put together meanwhile.
+    fn await_root(&self, channel: &Channel) -> Result<Option<OwnedFd>> {
+        if !self.awaits_root {
+            return Ok(None);
+        }
+        match channel.expect()? {
+            Message::Root(root) => Ok(Some(root)),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
     /// Lets the parent, which has rights over the host's network, put interfaces into ours: not before
     /// this network namespace is there, or they would end up in the host's own.
     fn await_devices(&self, channel: &Channel) -> Result<()> {
@@ -170,11 +184,11 @@ impl Init<'_> {
     }
 
     /// Puts the rootfs together, lets hooks look at it, and enters it.
-    fn build_rootfs(&self, channel: &Channel) -> Result<(Entered, Option<Terminal>)> {
+    fn build_rootfs(&self, channel: &Channel, root: Option<OwnedFd>) -> Result<(Entered, Option<Terminal>)> {
         let in_user_namespace = self.in_user_namespace();
         // Modes of what is made are meant as they are written.
         let umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-        let mut building = Building::begin(self.rootfs, in_user_namespace)?;
+        let mut building = Building::begin(self.rootfs, root, in_user_namespace)?;
         let trees = if self.needs_trees { ask_for_trees(channel)? } else { Vec::new() };
         building.mount_all(&self.cgroups, &trees, &|step, tree| ask_for_owners(channel, step, tree))?;
         building.fill_dev(&self.spec.linux.devices)?;
