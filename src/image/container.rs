@@ -32,6 +32,11 @@ pub fn directory(images: &Path, id: &str) -> PathBuf {
     images.join(PLACE).join(id)
 }
 
+/// The name that a container has for itself, if it has a directory.
+pub fn hostname(place: &Path) -> Option<String> {
+    std::fs::read_to_string(place.join("hostname")).ok().map(|text| text.trim_end().to_owned())
+}
+
 /// Makes a container's directory.
 ///
 /// # Errors
@@ -139,6 +144,12 @@ fn write_etc(place: &Path, hostname: &str, options: &Options) -> Result<()> {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).doing(doing)
     };
     write("hostname", format!("{hostname}\n"))?;
+    if let Some(other) = &options.etc_of {
+        // Its names are those of its network; where it shares them itself, the link is followed on.
+        return ["hosts", "resolv.conf"].into_iter().try_for_each(|name| {
+            std::os::unix::fs::symlink(other.join(name), place.join(name)).doing(doing)
+        });
+    }
     let of_host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let more = options::host_lines(options)?;
     let own = if options.host_network { of_host("/etc/hosts") } else { hosts(hostname, &[]) };

@@ -84,15 +84,31 @@ pub struct Options {
     pub cpuset_cpus: Option<String>,
     /// How gladly the kernel ends it when memory is out.
     pub oom_score_adj: Option<i32>,
+    /// Whether an init of dhow's own comes before the payload.
+    pub init: bool,
+    /// Containers whose namespaces are shared, by `network` or `pid`.
+    pub joins: BTreeMap<String, String>,
+    /// The container's cgroup, in the words of `linux.cgroupsPath`.
+    pub cgroups_path: Option<String>,
     /// Whether the network is the host's.
     pub host_network: bool,
     /// Whether the writable layer goes when the payload ends, so that it need not be on the disk.
     pub ephemeral: bool,
+    /// The directory of the container whose network, and so /etc/hosts and /etc/resolv.conf, is shared.
+    pub etc_of: Option<PathBuf>,
     /// The directory of the container's own /etc/hostname, /etc/hosts and /etc/resolv.conf.
     pub etc: Option<PathBuf>,
     /// Directories of the container's own for volumes without a source, by their places; the others
     /// are kept in memory.
     pub own_volumes: BTreeMap<String, PathBuf>,
+}
+
+/// The containers whose namespaces are shared, by the kind of namespace.
+pub(super) fn joins(options: &Options) -> BTreeMap<String, String> {
+    let mut all = options.joins.clone();
+    let pid = options.pid.as_deref().and_then(|asked| asked.strip_prefix("container:"));
+    all.extend(pid.map(|id| ("pid".to_owned(), id.to_owned())));
+    all
 }
 
 /// The error for an option's value.
