@@ -130,7 +130,8 @@ fn a_container_is_made_in_the_cgroup_that_is_named() {
 #[test]
 fn an_init_stands_before_the_payload() {
     let scene = scene();
-    let seen = run(&scene, "c", &["--init"], &["sh", "-c", "cat /proc/1/comm; echo $$; exit 7"]).run().exits(7);
+    let seen =
+        run(&scene, "c", &["--init"], &["sh", "-c", "cat /proc/1/comm; echo $$; exit 7"]).run().exits(7);
     let lines: Vec<&str> = seen.stdout.lines().collect();
     assert_eq!(lines[0], "dhow-init");
     assert_ne!(lines[1], "1");
@@ -177,7 +178,11 @@ fn the_inits_program_cannot_be_overwritten() {
     let before = fs::read(dhow_integration::command::binary()).unwrap();
     let all = ["--init", "--cap-add", "ALL", "--env", "A=in-the-container"];
     let seen = run(&scene, "c", &all, &["sh", "-c", &attack]).env("OF_THE_HOST", "secret").run().ok();
-    assert!(!seen.stdout.contains("written") && seen.stdout.contains("A=in-the-container"), "{}", seen.stdout);
+    assert!(
+        !seen.stdout.contains("written") && seen.stdout.contains("A=in-the-container"),
+        "{}",
+        seen.stdout
+    );
     // What dhow had in its own environment is not in that of the init.
     assert!(!seen.stdout.contains("OF_THE_HOST"), "{}", seen.stdout);
     assert!(fs::read(dhow_integration::command::binary()).unwrap() == before);
@@ -209,7 +214,9 @@ fn a_network_can_be_another_containers() {
         scene.dhow(["state", &id(&scene, "a")]).run().ok().json()["status"] == "stopped"
     });
     run(&scene, "c", &shared, &["true"]).run().fails(&[&id(&scene, "a"), "does not run"]);
-    run(&scene, "c", &["--network", "container:nobody"], &["true"]).run().fails(&["nobody", "does not exist"]);
+    run(&scene, "c", &["--network", "container:nobody"], &["true"])
+        .run()
+        .fails(&["nobody", "does not exist"]);
     delete(&scene, &["a", "b"]);
 }
 
@@ -273,5 +280,92 @@ fn the_platform_that_is_named_is_what_runs() {
     }
     // This machine's is not among them, and that is said.
     scene.dhow(["run", "--image", path, &id(&scene, "c")]).run().fails(&["linux/", "s390x", "riscv64"]);
+    scene.is_clean();
+}
+
+fn volume(scene: &Scene, words: &[&str]) -> Outcome {
+    scene.dhow(["volume"]).args(words).run()
+}
+
+/// An image that has something in /data, which is a user's.
+fn with_data() -> Scene {
+    let scene = Scene::new();
+    let archive = scene.dir().join("image.tar");
+    let layers = [
+        image::base(scene.payload_program()),
+        Layer::of(7).directory("data").file("data/seed", "of the image\n").directory("data/deep"),
+    ];
+    image::save(&archive, "test", &layers, &json!({"Cmd": ["sh"], "Env": ["PATH=/bin"]}));
+    scene.dhow(["image", "import", "-q", archive.to_str().unwrap()]).run().ok();
+    scene
+}
+
+#[test]
+fn a_named_volume_begins_as_the_image_and_outlives_the_container() {
+    let scene = with_data();
+    let say = "cat /data/seed; stat -c '%u:%g %a' /data; echo more >> /data/seed";
+    let seen = run(&scene, "a", &["--volume", "db:/data"], &["sh", "-c", say]).run().ok();
+    assert_eq!(seen.stdout, "of the image\n7:7 755\n");
+    scene.is_clean();
+    let again = run(&scene, "b", &["--mount", "type=volume,src=db,dst=/elsewhere"], &["cat", "/elsewhere/seed"]);
+    assert_eq!(again.run().ok().stdout, "of the image\nmore\n");
+    let refused = run(&scene, "b", &["--volume", "db:/data:ro"], &["touch", "/data/x"]).run();
+    assert!(refused.stderr.contains("Read-only"), "{}", refused.stderr);
+    let empty = run(&scene, "b", &["--volume", "fresh:/data:nocopy"], &["ls", "/data"]).run().ok();
+    assert_eq!(empty.stdout, "");
+    // Made beforehand and still empty, it is filled as well.
+    assert_eq!(volume(&scene, &["create", "early"]).ok().stdout, "early\n");
+    let seen = run(&scene, "b", &["--volume", "early:/data"], &["cat", "/data/seed"]).run().ok();
+    assert_eq!(seen.stdout, "of the image\n");
+    assert_eq!(volume(&scene, &["ls", "-q"]).ok().stdout, "db\nearly\nfresh\n");
+    // What the image does not have there is an empty directory.
+    run(&scene, "b", &["--volume", "none:/not/there"], &["ls", "/not/there"]).run().ok();
+    scene.is_clean();
+}
+
+#[test]
+fn a_volume_that_a_container_has_is_not_removed() {
+    let scene = with_data();
+    up(&scene, "a", &["--volume", "db:/data"], &["sleep", "1000"]);
+    let seen = volume(&scene, &["inspect", "db"]).ok().json();
+    assert_eq!(seen[0]["containers"], json!([id(&scene, "a")]));
+    assert!(Path::new(seen[0]["mountpoint"].as_str().unwrap()).join("seed").exists());
+    volume(&scene, &["rm", "db"]).fails(&["db", &id(&scene, "a"), "dhow delete"]);
+    scene.dhow(["kill", &id(&scene, "a"), "KILL"]).run().ok();
+    eventually("it has ended", || {
+        scene.dhow(["state", &id(&scene, "a")]).run().ok().json()["status"] == "stopped"
+    });
+    volume(&scene, &["rm", "db"]).fails(&["db", &id(&scene, "a")]);
+    delete(&scene, &["a"]);
+    scene.dhow(["image", "gc"]).run().ok();
+    volume(&scene, &["rm", "db"]).ok();
+    volume(&scene, &["rm", "db"]).fails(&["no such volume", "db"]);
+    volume(&scene, &["rm", "--force", "db"]).ok();
+    volume(&scene, &["inspect", "db"]).fails(&["no such volume"]);
+    for wrong in ["../up", ".x", "a b", ""] {
+        assert_ne!(volume(&scene, &["create", wrong]).code, 0, "{wrong}");
+    }
+    run(&scene, "a", &["--volume", "a b:/data"], &["true"]).run().fails(&["--volume", "a b"]);
+    scene.is_clean();
+}
+
+/// Many at once make it once, and one that was killed while it copied has left nothing that counts.
+#[test]
+fn a_volume_is_filled_once_and_wholly() {
+    let scene = with_data();
+    let name = |number: usize| format!("c{number}");
+    let all: Vec<_> = (0..4)
+        .map(|number| run(&scene, &name(number), &["--volume", "db:/data"], &["cat", "/data/seed"]).spawn())
+        .collect();
+    for one in all {
+        assert_eq!(one.wait().ok().stdout, "of the image\n");
+    }
+    let place = scene.state_dir().join("@images/volumes/db");
+    fs::write(place.join("filling"), "").unwrap();
+    fs::remove_file(place.join("data/seed")).unwrap();
+    fs::write(place.join("data/half"), "").unwrap();
+    let seen = run(&scene, "a", &["--volume", "db:/data"], &["ls", "/data"]).run().ok();
+    assert_eq!(seen.stdout, "deep\nseed\n");
+    assert!(!place.join("filling").exists());
     scene.is_clean();
 }

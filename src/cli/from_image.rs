@@ -23,9 +23,13 @@ pub(super) const FLAGS: [Flag; COUNT] = [
     option("entrypoint", "PROGRAM", "in place of the image's Entrypoint and Cmd"),
     switch("init", "have an init pass signals on and wait for orphans: PID 1, before the payload"),
     switch("read-only", "make the root filesystem read-only"),
-    option("volume", "SOURCE:DIR[:OPTIONS]", "mount a directory of the host; DIR alone is a scratch volume")
-        .short('v')
-        .many(),
+    option(
+        "volume",
+        "SOURCE:DIR[:OPTIONS]",
+        "mount a directory of the host, or a volume by its name; DIR alone is a scratch one",
+    )
+    .short('v')
+    .many(),
     option("tmpfs", "DIR[:OPTIONS]", "mount a tmpfs").many(),
     option("memory", "BYTES", "memory limit; k, m and g may follow").short('m'),
     option("cpus", "N", "how many CPUs' time it may use: 1.5"),

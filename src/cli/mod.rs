@@ -24,6 +24,7 @@ mod logs;
 #[cfg(test)]
 mod man;
 mod monitor;
+mod nested;
 mod parse;
 mod pause;
 mod progress;
@@ -39,6 +40,7 @@ mod stop;
 mod table;
 mod timings;
 mod update;
+mod volume;
 
 pub use parse::Parsed;
 pub use table::{Args, Command};
@@ -103,6 +105,7 @@ const COMMANDS: &[Command] = &[
     features::COMMAND,
     seccomp::COMMAND,
     image::COMMAND,
+    volume::COMMAND,
     bundle::COMMAND,
     diff::COMMAND,
     commit::COMMAND,

@@ -28,6 +28,9 @@ pub struct Origin {
     pub manifest: Digest,
     /// Blobs and layers that must stay as long as the bundle does.
     pub keep: Vec<Digest>,
+    /// The named volumes that its container has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
 }
 
 impl Origin {
@@ -92,7 +95,8 @@ pub fn write(store: &Store, image: &Image, directory: &Path, options: &Options) 
     let mut keep = vec![image.digest, image.id()];
     keep.extend(image.manifest.layers.iter().map(|layer| layer.digest));
     keep.extend(store.layer_ids(&image.config)?);
-    let origin = Origin { name: image.name.clone(), manifest: image.digest, keep };
+    let volumes = options.named.keys().cloned().collect();
+    let origin = Origin { name: image.name.clone(), manifest: image.digest, keep, volumes };
     for (name, document) in [(IMAGE, json!(origin)), (Overlay::FILE, json!(overlay)), ("config.json", config)]
     {
         std::fs::write(directory.join(name), format!("{document:#}\n")).doing_on(doing, shown)?;

@@ -214,6 +214,6 @@ mod tests {
         assert!(kinds.contains("\"mount\"") && config.get("hostname").is_none());
         let other = Options { pid: Some("nonsense".into()), ..Options::default() };
         let error = apply(&other, &mut profile::config()).unwrap_err().to_string();
-        assert!(error.contains("--pid") && error.contains("private or host"), "{error}");
+        assert!(error.contains("--pid") && error.contains("container:ID"), "{error}");
     }
 }
