@@ -24,6 +24,7 @@ mod logs;
 #[cfg(test)]
 mod man;
 mod monitor;
+mod nested;
 mod parse;
 mod pause;
 mod progress;
@@ -39,6 +40,7 @@ mod stop;
 mod table;
 mod timings;
 mod update;
+mod volume;
 
 pub use parse::Parsed;
 pub use table::{Args, Command};
@@ -104,6 +106,7 @@ const COMMANDS: &[Command] = &[
     features::COMMAND,
     seccomp::COMMAND,
     image::COMMAND,
+    volume::COMMAND,
     bundle::COMMAND,
     diff::COMMAND,
     commit::COMMAND,
@@ -156,27 +159,6 @@ pub fn understand(argv: &[String]) -> Call {
             Told::Help(text) => Call::Text(text),
             Told::Usage(text) => Call::Wrong(text),
             Told::Mistake(words) => Call::Wrong(format!("dhow: {words}\n")),
-        },
-    }
-}
-
-/// Carries out a command that has commands of its own.
-///
-/// # Errors
-/// The command's; [`Class::Usage`] for a call that cannot be understood.
-fn within(context: &Context, words: &[String], face: &Face) -> Result<i32> {
-    if let Some(parsed) = parse::parse(words, face.globals, face.commands) {
-        return (parsed.command.run)(context, &parsed.args);
-    }
-    match help::parse(words, face) {
-        Ok(parsed) => (parsed.command.run)(context, &parsed.args),
-        Err(error) => match told(&error, face) {
-            Told::Help(text) => list::print(&text),
-            Told::Usage(text) => {
-                eprint!("{text}");
-                Ok(1)
-            }
-            Told::Mistake(words) => Err(Error::new(Class::Usage, words)),
         },
     }
 }

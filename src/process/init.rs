@@ -6,7 +6,7 @@
 use super::credentials::{self, Identity, Sets};
 use super::protocol::{Channel, Message, out_of_turn};
 use super::terminal::Terminal;
-use super::{explain, filter, hooks, lookup, preflight, scheduling, stdio};
+use super::{explain, filter, hooks, lookup, preflight, reaper, scheduling, stdio};
 use crate::error::{Class, Context, Error, Result};
 use crate::log;
 use crate::namespaces::{self, Plan as NamespacePlan};
@@ -14,7 +14,7 @@ use crate::rootfs::{Building, CgroupView, Entered, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::{Hook, HookPoint, NamespaceKind, Process, Spec, State, annotations, sysctl_path};
 use crate::sys::procfs::Proc;
-use crate::sys::{cred, fd, net, prctl, signal, socket, timing};
+use crate::sys::{cred, fd, net, prctl, selfexe, signal, socket, timing};
 use nix::sched::CloneFlags;
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -51,6 +51,8 @@ pub struct Init<'a> {
     pub capabilities: Sets,
     /// How the rootfs is entered.
     pub pivot: Pivot,
+    /// The program that stands before the payload, when one is asked for.
+    pub stand_in: Option<OwnedFd>,
     /// Where hooks write.
     pub hook_files: &'a hooks::Files,
     /// Whether the container gets a session keyring of its own.
@@ -269,6 +271,7 @@ impl Init<'_> {
     fn let_go_of_the_host(&self, channel: &Channel) {
         let mut kept = vec![channel.as_fd()];
         kept.extend(self.listener.as_ref().map(AsFd::as_fd));
+        kept.extend(self.stand_in.as_ref().map(AsFd::as_fd));
         kept.extend(log::file());
         kept.extend(self.hook_files.open_fds());
         fd::close_all_but(3 + self.preserved_fds, &kept);
@@ -312,7 +315,7 @@ impl Init<'_> {
                 filter,
             )?;
         }
-        payload.exec(self.preserved_fds, filter)
+        payload.exec(self.preserved_fds, self.stand_in.as_ref(), filter)
     }
 
     /// A startContainer hook that names no environment of its own gets the payload's, as runc's do.
@@ -443,16 +446,28 @@ impl Payload {
     }
 
     /// Becomes the program. Nothing of dhow's is left: fds are closed, signals are as they were.
-    /// The filter comes last, so that it sees nothing but execve(2).
+    /// The filter comes last, so that it sees nothing but execve(2). With `stand_in`, that program comes
+    /// first, and starts the payload itself ([`super::reaper`]).
     ///
     /// # Errors
     /// execve(2)'s, with what it means.
-    pub fn exec(&self, preserved_fds: u32, filter: Option<&Program>) -> Result<Infallible> {
+    pub fn exec(
+        &self,
+        preserved_fds: u32,
+        stand_in: Option<&OwnedFd>,
+        filter: Option<&Program>,
+    ) -> Result<Infallible> {
         signal::reset_for_payload().doing("reset signals")?;
         let first = 3 + i32::try_from(preserved_fds).unwrap_or(i32::MAX - 3);
         fd::cloexec_from(first).doing("close file descriptors")?;
+        // Made before the filter, which may allow no more memory.
+        let of_stand_in = stand_in.map(|_| reaper::arguments(&self.program, &self.arguments));
         filter::install(filter)?;
-        nix::unistd::execve(&self.program, &self.arguments, &self.environment).map_err(|errno| {
+        let outcome = match (stand_in, &of_stand_in) {
+            (Some(file), Some(arguments)) => selfexe::run_as(file.as_fd(), arguments, &self.environment),
+            _ => nix::unistd::execve(&self.program, &self.arguments, &self.environment),
+        };
+        outcome.map_err(|errno| {
             filter::explain_exec(explain::exec_failed(&self.name, &self.path, errno), errno, filter)
         })
     }
