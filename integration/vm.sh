@@ -15,7 +15,7 @@ MEM=${MEM:-2048}
 CPUS=${CPUS:-2}
 CMDLINE=${CMDLINE:-systemd.unified_cgroup_hierarchy=1}
 LIMIT=${LIMIT:-600}
-PACKAGES=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,busybox-static,procps,util-linux,kmod,strace,jq,passwd,iproute2
+PACKAGES=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,busybox-static,procps,util-linux,kmod,strace,jq,passwd,iproute2,apparmor,selinux-policy-default
 MODULES="overlay ext4 loop veth tun dummy bridge"
 
 need() {
@@ -31,9 +31,10 @@ build() {
     need
     local root=$VMDIR/root
     mkdir -p "$VMDIR"
-    if [ ! -x "$root/lib/systemd/systemd" ]; then
+    if [ "$(cat "$root/.packages" 2>/dev/null)" != "$PACKAGES" ]; then
         rm -rf "$root"
         debootstrap --variant=minbase --include=$PACKAGES bookworm "$root"
+        echo "$PACKAGES" >"$root/.packages"
     fi
     cd "$VMDIR"
     local image
