@@ -95,6 +95,9 @@ Environment=HOME=/root TERM=dumb
 ExecStart=/bin/bash -c 'cd /host; bash ./$(cat first) >/dev/ttyS0 2>&1 </dev/null; printf "\\n@status %%d\\n" $? >/dev/ttyS0; systemctl poweroff --force --force'
 UNIT
     ln -sf /etc/systemd/system/dhow-test.service "$root/etc/systemd/system/multi-user.target.wants/"
+    # Where SELinux is chosen (CMDLINE="security=selinux selinux=1"): nothing in this root has a label.
+    mkdir -p "$root/etc/selinux"
+    printf 'SELINUX=permissive\nSELINUXTYPE=default\n' >"$root/etc/selinux/config"
     # The kernel's own root cannot be left by pivot_root(2), which containers do: move to a tmpfs.
     cat >"$root/init" <<'INIT'
 #!/bin/busybox sh
