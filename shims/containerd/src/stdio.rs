@@ -97,6 +97,8 @@ pub struct Prepared {
     pub copies: Vec<Copy>,
     /// Readable, or closed at the other end, when the logging program is ready.
     pub ready: Option<OwnedFd>,
+    /// Where a logging program reads what a terminal says.
+    pub output: Option<OwnedFd>,
 }
 
 /// Opens all that a process without a terminal needs.
@@ -108,7 +110,13 @@ pub fn prepare(process: u64, places: &Places, options: &Options, about: &Logger)
     let mut copies = Vec::new();
     let mut files = [null()?, null()?, null()?];
     if places.terminal {
-        return Ok(Prepared { files, copies, ready: None });
+        let mut prepared = Prepared { files, copies, ready: None, output: None };
+        if places.stdout.starts_with("binary://") {
+            let ([output, _], ready) = about.start(&places.stdout)?;
+            blocks(&output, false);
+            (prepared.output, prepared.ready) = (Some(output), Some(ready));
+        }
+        return Ok(prepared);
     }
     let own = |end: &OwnedFd| {
         if options.io_uid != 0 || options.io_gid != 0 {
@@ -127,7 +135,7 @@ pub fn prepare(process: u64, places: &Places, options: &Options, about: &Logger)
     if places.stdout.starts_with("binary://") {
         let ready;
         ([files[1], files[2]], ready) = about.start(&places.stdout)?;
-        return Ok(Prepared { files, copies, ready: Some(ready) });
+        return Ok(Prepared { files, copies, ready: Some(ready), output: None });
     }
     for (place, file) in [&places.stdout, &places.stderr].into_iter().zip(&mut files[1..]) {
         if place.is_empty() {
@@ -143,22 +151,32 @@ pub fn prepare(process: u64, places: &Places, options: &Options, about: &Logger)
         copies.push(Copy::new(process, Way::Out, reader.into(), output));
         *file = writer;
     }
-    Ok(Prepared { files, copies, ready: None })
+    Ok(Prepared { files, copies, ready: None, output: None })
 }
 
-/// The copies between a terminal and containerd's fifos.
+/// The copies between a terminal and containerd's fifos, or the logging program's pipe.
 ///
 /// # Errors
 /// What cannot be opened, and why.
-pub fn join_terminal(process: u64, places: &Places, master: &OwnedFd) -> Result<Vec<Copy>, String> {
+pub fn join_terminal(
+    process: u64,
+    places: &Places,
+    master: &OwnedFd,
+    output: Option<OwnedFd>,
+) -> Result<Vec<Copy>, String> {
     blocks(master, false);
     let again = || master.try_clone().map(File::from).map_err(|error| format!("copy the terminal: {error}"));
     let mut copies = Vec::new();
     if !places.stdin.is_empty() {
         copies.push(Copy::new(process, Way::In, open_input(&places.stdin)?, again()?));
     }
-    if !places.stdout.is_empty() {
-        copies.push(Copy::new(process, Way::Out, again()?, open_output(&places.stdout)?.0));
+    let output = match output {
+        Some(output) => Some(output.into()),
+        None if places.stdout.is_empty() => None,
+        None => Some(open_output(&places.stdout)?.0),
+    };
+    if let Some(output) = output {
+        copies.push(Copy::new(process, Way::Out, again()?, output));
     }
     Ok(copies)
 }
