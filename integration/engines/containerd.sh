@@ -17,6 +17,8 @@ else
     [ "${DHOW_INSIDE-}" ] || DHOW_INSIDE=yes exec unshare --mount --net --propagation private "$PWD/containerd.sh" "$@"
     ip link set lo up
     D=$(mktemp -d /tmp/dhow-containerd.XXXXXX)
+    # The roots of user namespaces pass through.
+    chmod 711 "$D"
     cd "$D"
 fi
 export PATH=$W/bin:$PATH

@@ -29,19 +29,14 @@ impl<'s> Bare<'s> {
     #[track_caller]
     pub fn new(scene: &'s Scene, configure: impl FnOnce(&mut Config)) -> Self {
         let container = scene.container(configure);
-        let bundle = container.bundle();
-        let words = ["-namespace", "n", "-address", bundle.to_str().unwrap(), "-publish-binary", "x"];
-        let start = Command::new(workspace().join("bin").join(SHIM))
-            .args(words)
-            .args(["-id", container.id(), "start"])
-            .current_dir(bundle)
-            .env_remove("MAX_SHIM_VERSION")
-            .stdin(std::process::Stdio::null())
-            .output()
-            .unwrap();
-        assert!(start.status.success(), "{}", String::from_utf8_lossy(&start.stderr));
-        let shim = Client::of(container.bundle());
+        let shim = start(&container);
         Bare { scene, container, shim }
+    }
+
+    /// Starts another one for the same bundle, after the first.
+    #[track_caller]
+    pub fn begin(&mut self) {
+        self.shim = start(&self.container);
     }
 
     /// A request that names the container.
@@ -78,4 +73,20 @@ impl<'s> Bare<'s> {
         let _ = fs::remove_dir(self.scene.state_dir().join("n"));
         self.scene.is_clean();
     }
+}
+
+#[track_caller]
+fn start(container: &Container<'_>) -> Client {
+    let bundle = container.bundle();
+    let words = ["-namespace", "n", "-address", bundle.to_str().unwrap(), "-publish-binary", "x"];
+    let start = Command::new(workspace().join("bin").join(SHIM))
+        .args(words)
+        .args(["-id", container.id(), "start"])
+        .current_dir(bundle)
+        .env_remove("MAX_SHIM_VERSION")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert!(start.status.success(), "{}", String::from_utf8_lossy(&start.stderr));
+    Client::of(bundle)
 }

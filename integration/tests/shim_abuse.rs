@@ -231,7 +231,7 @@ fn many_execs_at_once_all_end_and_say_all() {
     for (n, name) in names.iter().enumerate() {
         let code = (n % 100).to_string();
         let request = exec(&bare, name, &["/payload", "echo", name, "--", "exit", &code]);
-        bare.ask("Exec", request.bytes(6, out(name).to_str().unwrap()));
+        bare.ask("Exec", request.bytes(5, out(name).to_str().unwrap()));
     }
     let about = bare.about();
     let process = |name: &str| about.clone().bytes(2, name);
@@ -283,7 +283,7 @@ fn readers_that_stop_hold_up_nobody_else() {
     // Endless, where nobody reads.
     let busybox = machine::program("busybox").expect("busybox-static");
     fs::copy(busybox, bare.container.rootfs().join("busybox")).unwrap();
-    let request = exec(&bare, "loud", &["/busybox", "yes"]).bytes(6, fifo_text);
+    let request = exec(&bare, "loud", &["/busybox", "yes"]).bytes(5, fifo_text);
     bare.ask("Exec", request);
     let about = bare.about();
     let loud = about.clone().bytes(2, "loud");
@@ -300,6 +300,11 @@ fn readers_that_stop_hold_up_nobody_else() {
     let end = bare.ask("Wait", loud.clone());
     assert_eq!(Message::read(&end).unwrap().number(1), 137, "its end is told, whoever reads");
     bare.ask("Delete", loud);
+    // What was said before is still there, a fifo's and a pipe's.
+    let mut first = vec![0; 100_000];
+    let mut reader = reader;
+    reader.read_exact(&mut first).unwrap();
+    assert_eq!(&first[..4], b"y\ny\n");
     drop(reader);
     bare.finish();
 }
@@ -380,5 +385,64 @@ fn a_terminal_can_have_a_logging_program() {
     let said = || fs::read_to_string(&out).unwrap_or_default();
     eventually("the logger has it", || said().contains("said"));
     assert!(said().contains("isatty=true,true,true"), "{}", said());
+    bare.finish();
+}
+
+/// The output of a process is not given to it as a file of the host's.
+#[test]
+fn a_log_is_no_file_of_the_containers() {
+    needs_shim!();
+    let scene = Scene::new();
+    let log = scene.dir().join("log");
+    let mut bare = Bare::new(&scene, |config| {
+        config.payload(&["echo", "said", "--", "readlink", "/proc/self/fd/1", "--", "signal-wait"]);
+    });
+    let uri = format!("file://{}", log.display());
+    let creation = bare.creation(|request| request.bytes(6, &uri));
+    bare.ask("Create", creation);
+    let about = bare.about();
+    bare.ask("Start", about);
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    eventually("it says both", || said().lines().count() >= 2);
+    assert!(said().starts_with("said\npipe:["), "{}", said());
+    bare.finish();
+}
+
+/// A shim that has some output left to move on is still there when the next one of its name begins.
+#[test]
+fn a_shim_that_goes_leaves_the_next_one_alone() {
+    needs_shim!();
+    let scene = Scene::new();
+    let mut bare = waiting(&scene);
+    let old = pid(&mut bare);
+    let place = socket(&bare);
+    let fifo = scene.dir().join("full.fifo");
+    let fifo_text = fifo.to_str().unwrap();
+    Runner::new("mkfifo").args([fifo_text]).run().ok();
+    let reader = fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    let busybox = machine::program("busybox").expect("busybox-static");
+    fs::copy(busybox, bare.container.rootfs().join("busybox")).unwrap();
+    let request = exec(&bare, "loud", &["/busybox", "dd", "if=/dev/zero", "bs=100000", "count=1"]);
+    bare.ask("Exec", request.bytes(5, fifo_text));
+    let about = bare.about();
+    let loud = about.clone().bytes(2, "loud");
+    bare.ask("Start", loud.clone());
+    bare.ask("Wait", loud);
+    bare.ask("Kill", about.clone().number(3, 9u32));
+    bare.ask("Wait", about.clone());
+    bare.ask("Delete", about.clone());
+    bare.ask("Shutdown", about);
+    assert!(!place.exists(), "whoever hears that it goes does not find it");
+    assert!(fs::exists(format!("/proc/{old}/exe")).unwrap(), "it has not gone yet");
+    bare.begin();
+    let creation = bare.creation(|request| request);
+    bare.ask("Create", creation);
+    eventually("the old one has gone", || {
+        fs::read(format!("/proc/{old}/cmdline")).unwrap_or_default().is_empty()
+    });
+    assert!(place.exists(), "the new one's socket stays");
+    let mut late = Client::of(bare.container.bundle());
+    late.ask(TASK, "State", bare.about()).unwrap();
+    drop(reader);
     bare.finish();
 }

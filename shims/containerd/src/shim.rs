@@ -136,7 +136,6 @@ impl Shim {
         while !self.is_over {
             self.turn(-1);
         }
-        let _ = fs::remove_file(&self.home.socket);
         let due = sys::milliseconds() + 2000;
         for copy in &mut self.copies {
             copy.is_ending = true;
@@ -151,8 +150,12 @@ impl Shim {
         }
     }
 
-    /// It is over once this turn is.
+    /// It is over once this turn is. Nobody finds it any more: whoever hears of that may start another
+    /// one for the same name, whose socket has the same place.
     pub fn end(&mut self) {
+        if !self.is_over {
+            let _ = fs::remove_file(&self.home.socket);
+        }
         self.is_over = true;
     }
 
@@ -366,7 +369,9 @@ impl Shim {
 
     fn signalled(&mut self) {
         while let Some(signal) = sys::read_signal(&self.signals) {
-            self.is_over |= signal != libc::SIGCHLD.cast_unsigned();
+            if signal != libc::SIGCHLD.cast_unsigned() {
+                self.end();
+            }
         }
         let mut ended = Vec::new();
         while let Some((pid, status)) = sys::reap_any() {

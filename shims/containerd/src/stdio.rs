@@ -141,11 +141,7 @@ pub fn prepare(process: u64, places: &Places, options: &Options, about: &Logger)
         if place.is_empty() {
             continue;
         }
-        let (output, is_fifo) = open_output(place)?;
-        if !is_fifo {
-            *file = output.into();
-            continue;
-        }
+        let output = open_output(place)?;
         let (reader, writer) = pipe()?;
         own(&writer);
         copies.push(Copy::new(process, Way::Out, reader.into(), output));
@@ -173,7 +169,7 @@ pub fn join_terminal(
     let output = match output {
         Some(output) => Some(output.into()),
         None if places.stdout.is_empty() => None,
-        None => Some(open_output(&places.stdout)?.0),
+        None => Some(open_output(&places.stdout)?),
     };
     if let Some(output) = output {
         copies.push(Copy::new(process, Way::Out, again()?, output));
@@ -207,8 +203,10 @@ fn open_input(place: &str) -> Result<File, String> {
         .map_err(|error| format!("open stdin {path}: {error}"))
 }
 
-/// A fifo is opened for reading as well: its reader may go and come again, when containerd does.
-fn open_output(place: &str) -> Result<(File, bool), String> {
+/// A fifo is opened for reading as well: its reader may go and come again, when containerd does. A file
+/// is the shim's alone: a container that had it could empty it, and criu does not dump what is not the
+/// container's.
+fn open_output(place: &str) -> Result<File, String> {
     let path = path_of(place);
     let is_fifo = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo());
     let mut open = OpenOptions::new();
@@ -220,7 +218,7 @@ fn open_output(place: &str) -> Result<(File, bool), String> {
         let parent = std::path::Path::new(path).parent().unwrap_or(std::path::Path::new("/"));
         std::fs::create_dir_all(parent).map_err(|error| format!("make {}: {error}", parent.display()))?;
     }
-    open.open(path).map(|file| (file, is_fifo)).map_err(|error| format!("open {path}: {error}"))
+    open.open(path).map_err(|error| format!("open {path}: {error}"))
 }
 
 /// Whoever reads a process' output, at the other end of fifos.
