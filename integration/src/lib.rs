@@ -9,6 +9,7 @@
 //! can be driven too, to tell a wrong test from a wrong runtime.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
+pub mod bare;
 pub mod cgroup;
 pub mod command;
 pub mod config;
