@@ -10,6 +10,7 @@
 #   peers.sh images             umoci, skopeo, podman, erofs-utils, docker-registry
 #   peers.sh conformance        what builds and runs runc's own test suite, and its source
 #   peers.sh all                bench, engines and images
+#   peers.sh reachable          whether runc's suite and runtime-tools are there, or can be fetched
 #   peers.sh path               print the folder
 #   peers.sh run CMD [ARG…]     run CMD inside, in a mount namespace of its own
 #
@@ -153,6 +154,12 @@ group_conformance() {
     touch "$SID/.dhow-conformance-deps"
 }
 
+reachable() {
+    [ -e "$SID/conformance/.images" ] && [ -e "$SID/validation/.built" ] && return
+    mkdir -p "$PEERS"
+    timeout 60 /usr/lib/apt/apt-helper download-file "$MIRROR/dists/$SUITE/InRelease" "$PEERS/InRelease" >/dev/null 2>&1
+}
+
 # Builders of the folder wait for each other.
 locked() {
     mkdir -p "$PEERS"
@@ -170,6 +177,7 @@ docker) locked group_docker ;;
 images) locked group_images ;;
 conformance) locked group_conformance ;;
 all) locked group_bench group_engines group_trixie group_images ;;
+reachable) reachable ;;
 path) printf '%s\n' "$SID" ;;
 run)
     shift
@@ -177,7 +185,7 @@ run)
     inside "$@"
     ;;
 *)
-    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

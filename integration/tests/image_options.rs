@@ -307,7 +307,8 @@ fn a_named_volume_begins_as_the_image_and_outlives_the_container() {
     let seen = run(&scene, "a", &["--volume", "db:/data"], &["sh", "-c", say]).run().ok();
     assert_eq!(seen.stdout, "of the image\n7:7 755\n");
     scene.is_clean();
-    let again = run(&scene, "b", &["--mount", "type=volume,src=db,dst=/elsewhere"], &["cat", "/elsewhere/seed"]);
+    let again =
+        run(&scene, "b", &["--mount", "type=volume,src=db,dst=/elsewhere"], &["cat", "/elsewhere/seed"]);
     assert_eq!(again.run().ok().stdout, "of the image\nmore\n");
     let refused = run(&scene, "b", &["--volume", "db:/data:ro"], &["touch", "/data/x"]).run();
     assert!(refused.stderr.contains("Read-only"), "{}", refused.stderr);

@@ -10,7 +10,7 @@ use super::handover::{
     connect_console_socket, connect_pidfd_socket, send_console, send_pidfd, write_pid_file,
 };
 use super::planned::{Planned, cgroup_view};
-use super::{filter, notify_socket, trees, undo};
+use super::{filter, notify_socket, resctrl, trees, undo};
 use crate::cgroups::{Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -263,6 +263,9 @@ impl Recorded {
             true => self.cgroup.apply_rootless(&resources)?,
             false => self.cgroup.apply(&resources)?,
         }
+        if let Some(service) = &planned.service {
+            service.prepare()?;
+        }
         timing::step("plan the init");
         let placement = self.cgroup.placement()?;
         let listener = match started_by {
@@ -403,10 +406,13 @@ impl Spawned {
             namespaces::write_maps(child.pid, &Maps::of(&planned.spec().linux))?;
         }
         self.adopt(planned)?;
-        let (recorded, _, channel) = self.parts()?;
+        let (recorded, child, channel) = self.parts()?;
         let owner = planned.cgroup_owner();
         if let Some(owner) = owner {
             recorded.cgroup.hand_to(owner)?;
+        }
+        if planned.service.is_some() {
+            resctrl::enter(&recorded.record, child.pid.as_raw().unsigned_abs())?;
         }
         container::let_proceed(channel, placement)?;
         if let Some(name) = planned.spec().annotations.get(annotations::DELEGATE) {

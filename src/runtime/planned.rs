@@ -2,7 +2,7 @@
 
 use super::container::{self, Context};
 use super::create::{Request, StartedBy};
-use super::{filter, joined, notify_socket, sockets};
+use super::{filter, joined, notify_socket, resctrl, sockets};
 use crate::cgroups::{CgroupMount, Manager};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::namespaces;
@@ -31,6 +31,7 @@ pub(super) struct Planned {
     pub(super) filter: Option<Program>,
     pub(super) hook_files: hooks::Files,
     pub(super) cgroup: std::cell::Cell<Option<Manager>>,
+    pub(super) service: Option<resctrl::Service>,
     pub(super) rootless: bool,
 }
 
@@ -45,9 +46,9 @@ impl Planned {
             .doing_on("open the bundle", || request.bundle.display().to_string())
             .map_err(|error| error.class(Class::Config))?;
         let mut config = spec::load::load(&bundle)?;
-        resctrl_is_there(&config.spec)?;
         let shared = joined::resolve(context, &request.id, &mut config.spec)?;
         spec::validate(&config.spec)?;
+        let service = resctrl::plan(&config.spec, &request.id, request.again)?;
         let mut process = config
             .spec
             .process
@@ -83,6 +84,7 @@ impl Planned {
             hook_files: hooks::Files::open(&config.spec.annotations)?,
             filter,
             cgroup: std::cell::Cell::new(Some(cgroup)),
+            service,
             rootless: context.rootless,
             config,
             bundle,
@@ -129,6 +131,7 @@ impl Planned {
             journal.push(Undo::Mount { at, below });
         }
         journal.push(Undo::Cgroup(container::stored(cgroup)?));
+        journal.extend(self.service.as_ref().map(resctrl::Service::undo));
         if let Some(network) = &request.network {
             journal.push(network.undo(&request.id)?);
         }
@@ -194,17 +197,6 @@ fn hierarchy(mount: &CgroupMount, directory: PathBuf) -> Hierarchy {
         options.insert(0, "none".into());
     }
     Hierarchy { name, options, directory }
-}
-
-/// `linux.intelRdt` cannot be had where the kernel does not show resctrl.
-fn resctrl_is_there(spec: &Spec) -> Result<()> {
-    if spec.linux.intel_rdt.is_none() || Path::new("/sys/fs/resctrl/schemata").exists() {
-        return Ok(());
-    }
-    Err(Error::new(Class::Unsupported, "invalid configuration")
-        .on("linux.intelRdt")
-        .because("resctrl is not mounted at /sys/fs/resctrl")
-        .hint("`mount -t resctrl resctrl /sys/fs/resctrl` where the CPU and the kernel have it"))
 }
 
 fn rootfs_is_there(rootfs: &Path) -> Result<()> {

@@ -1,8 +1,10 @@
 //! The loop of a shim: requests, ends of children, output to move on, events to tell.
 
 use crate::events::Publisher;
+use crate::options::Options;
 use crate::process::{Container, End};
 use crate::runtime::{Outcome, Runtime, last_error};
+use crate::sandbox::Sandbox;
 use crate::stdio::{Copy, Readers, Way};
 use crate::task;
 use dhow_shim_common::sys;
@@ -26,6 +28,8 @@ pub struct Home {
     pub binary: String,
     pub log: Option<File>,
     pub debug: bool,
+    /// What it was started with, which is a pod's own.
+    pub options: Options,
 }
 
 /// Whom an answer goes to.
@@ -77,6 +81,8 @@ struct Command {
 pub struct Shim {
     pub home: Home,
     pub containers: BTreeMap<String, Container>,
+    /// The pod, when containerd leaves it to the shim.
+    pub sandbox: Option<Sandbox>,
     pub copies: Vec<Copy>,
     pub publisher: Publisher,
     listener: UnixListener,
@@ -108,6 +114,7 @@ impl Shim {
             publisher: Publisher::new(ttrpc, &home.namespace),
             home,
             containers: BTreeMap::new(),
+            sandbox: None,
             copies: Vec::new(),
             listener,
             signals,

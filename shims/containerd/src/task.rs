@@ -7,8 +7,10 @@ use crate::metrics;
 use crate::mounts::{self, Mount};
 use crate::oom::Watch;
 use crate::options::Options;
+use crate::pod;
 use crate::process::{Console, Container, End, Process, Stage};
-use crate::runtime::{Config, Outcome, Runtime};
+use crate::runtime::{Outcome, Runtime};
+use crate::sandbox;
 use crate::shim::{Caller, Shim, Stdio};
 use crate::stdio::{self, Logger, Places, Prepared, Readers, Way};
 use dhow_shim_common::sys;
@@ -28,6 +30,9 @@ pub fn handle(shim: &mut Shim, caller: Caller, request: &Request) {
     let now = match (request.service, Message::read(request.payload)) {
         ("containerd.task.v2.Task" | "containerd.task.v3.Task", Some(message)) => {
             method(shim, caller, request.method, &message)
+        }
+        ("containerd.runtime.sandbox.v1.Sandbox", Some(message)) => {
+            sandbox::method(shim, caller, request.method, &message)
         }
         (_, None) => Err(Status::new(Code::InvalidArgument, "the request is no message")),
         (service, _) => Err(Status::new(Code::Unimplemented, format!("service {service}"))),
@@ -94,7 +99,11 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     }
     let bundle = PathBuf::from(message.text(2));
     let mounts: Vec<Mount> = message.all(3).filter_map(Mount::read).collect();
-    let options = Options::read(message.bytes(10));
+    // A container that says nothing has its pod's.
+    let options = match Options::read(message.bytes(10)) {
+        said if said == Options::default() => shim.home.options.clone(),
+        said => said,
+    };
     let places = Places {
         terminal: message.flag(4),
         stdin: message.text(5).into(),
@@ -104,19 +113,15 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let runtime = Runtime::new(&options, &shim.home.binary, &shim.home.namespace, &bundle);
     runtime.note().map_err(failed)?;
     mounts::mount_all(&mounts, &bundle.join("rootfs")).map_err(failed)?;
+    if let Some(sandbox) = &shim.sandbox {
+        pod::share_files(&sandbox.bundle, &bundle).map_err(|error| {
+            mounts::unmount_all(&bundle.join("rootfs"));
+            failed(error)
+        })?;
+    }
     let number = shim.number();
-    let has_own_pids = Config::read(&bundle).has_own_pids();
-    let mut container = Container {
-        bundle: bundle.clone(),
-        runtime: runtime.clone(),
-        options: options.clone(),
-        init: Process::new(number, places.clone(), Vec::new()),
-        execs: std::collections::BTreeMap::new(),
-        is_paused: false,
-        has_own_pids,
-        memory: None,
-        checkpoint: checkpoint::image_of(message, &options),
-    };
+    let mut container = Container::new(number, &bundle, &runtime, &options, places.clone());
+    container.checkpoint = checkpoint::image_of(message, &options);
     let comes_back = container.checkpoint.is_some();
     if comes_back {
         container.init.stage = Stage::Created;
@@ -131,9 +136,7 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let pid_file = bundle.join("init.pid");
     let pid_text = pid_file.display().to_string();
     let bundle_text = bundle.display().to_string();
-    let mut words = vec!["create", "--bundle", &bundle_text, "--pid-file", &pid_text];
-    words.extend(options.no_pivot_root.then_some("--no-pivot"));
-    words.extend(options.no_new_keyring.then_some("--no-new-keyring"));
+    let words = create_words(&options, &bundle_text, &pid_text);
     let made = Making { id: id.clone(), exec: String::new(), pid_file: pid_file.clone() };
     let then = move |shim: &mut Shim, made: &Making, result: Result<i32, String>| {
         let answer = match result {
@@ -154,6 +157,14 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     };
     make(shim, made, &words, Box::new(then));
     Ok(None)
+}
+
+/// `dhow create`, but for the console's place and the id.
+pub fn create_words<'w>(options: &Options, bundle: &'w str, pid_file: &'w str) -> Vec<&'w str> {
+    let mut words = vec!["create", "--bundle", bundle, "--pid-file", pid_file];
+    words.extend(options.no_pivot_root.then_some("--no-pivot"));
+    words.extend(options.no_new_keyring.then_some("--no-new-keyring"));
+    words
 }
 
 /// TaskCreate, without the pid.
@@ -319,7 +330,7 @@ fn start(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     Ok(None)
 }
 
-fn refuse(text: &str) -> Status {
+pub fn refuse(text: &str) -> Status {
     Status::new(Code::FailedPrecondition, format!("{text}: failed precondition"))
 }
 
@@ -412,7 +423,12 @@ pub fn ended(shim: &mut Shim, pid: i32, end: End) -> bool {
         .number(3, pid.cast_unsigned())
         .number(4, end.code)
         .time(5, end.at);
-    shim.publisher.publish("/tasks/exit", "TaskExit", event);
+    let is_sandbox = shim.sandbox.as_ref().is_some_and(|sandbox| sandbox.id == id);
+    if is_sandbox {
+        sandbox::ended(shim);
+    } else {
+        shim.publisher.publish("/tasks/exit", "TaskExit", event);
+    }
     for waiter in waiters {
         shim.answer(waiter, Ok(ending(end)));
     }
@@ -423,7 +439,7 @@ pub fn ended(shim: &mut Shim, pid: i32, end: End) -> bool {
     true
 }
 
-fn ending(end: End) -> Writer {
+pub fn ending(end: End) -> Writer {
     Writer::new().number(1, end.code).time(2, end.at)
 }
 
@@ -505,7 +521,7 @@ fn delete(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
 }
 
 /// Forgets a container, its output, its mounts and itself; whether it was there.
-fn drop_container(shim: &mut Shim, id: &str) -> bool {
+pub fn drop_container(shim: &mut Shim, id: &str) -> bool {
     let Some(container) = shim.containers.remove(id) else { return false };
     for process in container.execs.into_values().chain([container.init]) {
         drop_copies(shim, process.number, false);
