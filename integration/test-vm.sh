@@ -34,7 +34,7 @@ tar -C "$work/tree" -cf "$work/tree.tar" .
 # /tmp is a disk there: tmpfs has neither idmapped mounts nor the users' own attributes before 6.6.
 truncate -s 1G "$work/disk" && mkfs.ext4 -q -O ^has_journal "$work/disk" && gzip -1 "$work/disk"
 cat >"$work/guest" <<GUEST
-export RUST_BACKTRACE=0
+export RUST_BACKTRACE=0 DHOW_SLOWER=5
 status=0
 run() { echo "== \$*"; "\$@" || status=1; }
 run ./cgroups_kernel --test-threads=1

@@ -73,7 +73,7 @@ state = "DIR/state"
   bin_dir = "DIR/cni"
   conf_dir = "DIR/cni"
 [plugins."io.containerd.grpc.v1.cri".containerd]
-  snapshotter = "native"
+  snapshotter = "SNAPSHOTTER"
   default_runtime_name = "dhow"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.dhow]
   runtime_type = "io.containerd.dhow.v2"
@@ -85,7 +85,7 @@ pub const CRI_OF_2: &str = r#"version = 3
 root = "DIR/root"
 state = "DIR/state"
 [plugins.'io.containerd.cri.v1.images']
-  snapshotter = "native"
+  snapshotter = "SNAPSHOTTER"
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
   sandbox = "IMAGE"
 [plugins.'io.containerd.cri.v1.runtime']
@@ -129,9 +129,9 @@ impl<'s> Engine<'s> {
     }
 
     /// One with CRI, whose only handler is `dhow`. Its image waits for signals, so that it can stand in
-    /// for Kubernetes' pause.
+    /// for Kubernetes' pause. Pods are containerd's own (`podsandbox`) or left to the `shim`.
     #[track_caller]
-    pub fn with_cri(scene: &'s Scene, which: Which, sandboxer: &str) -> Self {
+    pub fn with_cri(scene: &'s Scene, which: Which, sandboxer: &str, snapshotter: &str) -> Self {
         let dir = scene.dir().join("containerd").display().to_string();
         let options = format!(
             "BinaryName = \"{}\"\nRoot = \"{}\"\n",
@@ -143,6 +143,18 @@ impl<'s> Engine<'s> {
             _ => CRI_OF_1.to_owned(),
         };
         let text = text.replace("DIR", &dir).replace("IMAGE", IMAGE).replace("OPTIONS", &options);
+        let mut text = text.replace("SNAPSHOTTER", snapshotter);
+        if snapshotter == "overlayfs" && sandboxer != "shim" {
+            // Pods with user namespaces: for those containerd takes runc's own options alone.
+            let shim = workspace().join("bin").join(SHIM);
+            let by_path = format!("\"io.containerd.runc.v2\"\n  runtime_path = \"{}\"", shim.display());
+            text = text.replace("\"io.containerd.dhow.v2\"", &by_path);
+        }
+        if sandboxer == "shim" {
+            // Where pods are left to shims containerd 2.1 takes no options for any but runc's own.
+            let table = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.dhow.options]";
+            text.truncate(text.find(table).unwrap());
+        }
         let mut engine = Self::with(scene, which, "k8s.io", "");
         let config = scene.dir().join("containerd/config.toml");
         // Tables come after what is at the top.

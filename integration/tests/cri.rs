@@ -28,12 +28,14 @@ struct Pods<'s> {
 struct Pod {
     id: String,
     config: Writer,
+    /// The `NamespaceOption` of its containers.
+    namespaces: Writer,
 }
 
 impl<'s> Pods<'s> {
     #[track_caller]
-    fn new(scene: &'s Scene, which: Which, sandboxer: &str) -> Self {
-        let engine = Engine::with_cri(scene, which, sandboxer);
+    fn new(scene: &'s Scene, which: Which, sandboxer: &str, snapshotter: &str) -> Self {
+        let engine = Engine::with_cri(scene, which, sandboxer, snapshotter);
         let client = Client::new(&scene.dir().join("containerd/sock"), scene.dir());
         let pods = Pods { engine, client };
         eventually("CRI answers", || pods.client.try_ask("Version", Writer::new()).is_ok());
@@ -50,33 +52,39 @@ impl<'s> Pods<'s> {
     /// RunPodSandbox.
     #[track_caller]
     fn pod(&self, name: &str, network: u32) -> Pod {
+        // The PID namespace of a container is its own: CONTAINER.
+        let namespaces = Writer::new().number(1, network);
+        self.pod_of(name, &namespaces, namespaces.clone().number(2, 1u32), network == NODE)
+    }
+
+    /// RunPodSandbox, with the namespaces of the pod and of its containers.
+    #[track_caller]
+    fn pod_of(&self, name: &str, own: &Writer, namespaces: Writer, is_on_node: bool) -> Pod {
+        let config = self.config(name, own, is_on_node, "kernel.shm_rmid_forced");
+        let answer = self.client.ask("RunPodSandbox", Writer::new().message(1, &config).bytes(2, "dhow"));
+        Pod { id: Message::read(&answer).unwrap().text(1).to_owned(), config, namespaces }
+    }
+
+    /// A `PodSandboxConfig`.
+    fn config(&self, name: &str, namespaces: &Writer, is_on_node: bool, sysctl: &str) -> Writer {
         let tag = self.engine.scene.tag();
         let metadata = Writer::new().bytes(1, name).bytes(2, format!("{tag}-{name}")).bytes(3, "default");
-        let namespaces = Writer::new().number(1, network);
-        let context = Writer::new().message(1, &namespaces);
-        let linux = Writer::new().bytes(1, format!("/{tag}")).message(2, &context);
-        let config = Writer::new()
+        let context = Writer::new().message(1, namespaces);
+        let sysctl = Writer::new().bytes(1, sysctl).bytes(2, "1");
+        let linux = Writer::new().bytes(1, format!("/{tag}")).message(2, &context).message(3, &sysctl);
+        let resolver = Writer::new().bytes(1, "10.9.8.1").bytes(2, "cluster.local").bytes(3, "ndots:5");
+        Writer::new()
             .message(1, &metadata)
-            .bytes(2, if network == NODE { "" } else { "berth" })
+            .bytes(2, if is_on_node { "" } else { "berth" })
             .bytes(3, self.logs().to_str().unwrap())
-            .message(8, &linux);
-        let request = Writer::new().message(1, &config).bytes(2, "dhow");
-        let answer = self.client.ask("RunPodSandbox", request);
-        Pod { id: Message::read(&answer).unwrap().text(1).to_owned(), config }
+            .message(4, &resolver)
+            .message(8, &linux)
     }
 
     /// CreateContainer, of a shell script.
     #[track_caller]
     fn container(&self, pod: &Pod, name: &str, script: &str, resources: &Writer) -> String {
-        let network = Message::read(&pod.config.clone().finish()).is_some_and(|config| {
-            Message::read(config.bytes(8))
-                .and_then(|linux| Some(Message::read(Message::read(linux.bytes(2))?.bytes(1))?.number(1)))
-                == Some(NODE.into())
-        });
-        let mode = if network { NODE } else { POD };
-        // The PID namespace of the container is its own: CONTAINER.
-        let namespaces = Writer::new().number(1, mode).number(2, 1u32);
-        let context = Writer::new().message(3, &namespaces);
+        let context = Writer::new().message(3, &pod.namespaces);
         let linux = Writer::new().message(1, resources).message(2, &context);
         let variable = Writer::new().bytes(1, "CARGO").bytes(2, "spices");
         let config = Writer::new()
@@ -137,11 +145,12 @@ macro_rules! needs {
     };
 }
 
+/// Tries something with every containerd that is there.
 fn with_each(story: impl Fn(Pods<'_>)) {
     for which in Which::ALL {
         if which.is_there() {
             let scene = Scene::new();
-            story(Pods::new(&scene, which, "podsandbox"));
+            story(Pods::new(&scene, which, "podsandbox", "native"));
         } else {
             eprintln!("no containerd in {} (integration/peers.sh engines)", which.folder().display());
         }
@@ -214,15 +223,8 @@ esac
 fn a_pod_has_its_network_and_goes_when_its_shim_is_killed() {
     needs!();
     with_each(|pods| {
-        let cni = pods.engine.scene.dir().join("containerd/cni");
-        fs::create_dir_all(&cni).unwrap();
-        for name in ["loopback", "berth"] {
-            fs::write(cni.join(name), PLUGIN).unwrap();
-            fs::set_permissions(cni.join(name), fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let list = r#"{"cniVersion":"1.0.0","name":"test","plugins":[{"type":"berth"}]}"#;
-        fs::write(cni.join("10-test.conflist"), list).unwrap();
-        let pod = pod_when_ready(&pods);
+        let cni = give_network(&pods);
+        let pod = pods.pod("alone", POD);
         let answer = pods.client.ask("PodSandboxStatus", Writer::new().bytes(1, &pod.id));
         let status = Message::read(Message::read(&answer).unwrap().bytes(1)).unwrap();
         let network = Message::read(status.bytes(5)).unwrap();
@@ -246,20 +248,160 @@ fn a_pod_has_its_network_and_goes_when_its_shim_is_killed() {
     });
 }
 
-/// containerd reads its network's configuration when it sees it.
+/// Puts the plugin in place, and waits until containerd has read its configuration; the folder.
 #[track_caller]
-fn pod_when_ready(pods: &Pods<'_>) -> Pod {
-    let is_ready = || {
+fn give_network(pods: &Pods<'_>) -> PathBuf {
+    let cni = pods.engine.scene.dir().join("containerd/cni");
+    fs::create_dir_all(&cni).unwrap();
+    for name in ["loopback", "berth"] {
+        fs::write(cni.join(name), PLUGIN).unwrap();
+        fs::set_permissions(cni.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let list = r#"{"cniVersion":"1.0.0","name":"test","plugins":[{"type":"berth"}]}"#;
+    fs::write(cni.join("10-test.conflist"), list).unwrap();
+    eventually("the network is ready", || {
         let answer = pods.client.ask("Status", Writer::new());
-        let status = Message::read(Message::read(&answer).unwrap().bytes(1)).unwrap();
+        let status = Message::read(&answer).unwrap().message(1);
         let ready = |condition: &[u8]| {
             let condition = Message::read(condition).unwrap();
             condition.text(1) != "NetworkReady" || condition.flag(2)
         };
         status.all(1).all(ready)
+    });
+    cni
+}
+
+/// `sandboxer = "shim"`: there is no image of a pause, and what a pod's containers share is the shim's to make.
+#[test]
+fn a_pod_can_be_the_shims_own() {
+    needs!();
+    skip_unless!(Which::Sid.is_there(), "no containerd 2 in the sid folder (integration/peers.sh engines)");
+    let scene = Scene::new();
+    let mut pods = Pods::new(&scene, Which::Sid, "shim", "native");
+    give_network(&pods);
+    // What cannot be made leaves nothing.
+    let config = pods.config("none", &Writer::new(), false, "kernel.no_such_thing");
+    let refused = pods.client.try_ask("RunPodSandbox", Writer::new().message(1, &config).bytes(2, "dhow"));
+    assert!(refused.as_ref().is_err_and(|error| error.contains("no_such_thing")), "{refused:?}");
+    eventually("its shim has gone", || pods.engine.shims().is_empty());
+    // All of them have the pod's PID namespace as well.
+    let pod = pods.pod_of("whole", &Writer::new(), Writer::new(), false);
+    let state = |pods: &Pods<'_>| {
+        let answer = pods.client.ask("PodSandboxStatus", Writer::new().bytes(1, &pod.id).number(2, 1u32));
+        let answer = Message::read(&answer).unwrap();
+        let info: String = answer.pairs(2).map(|(_, text)| text.to_owned()).collect();
+        (answer.message(1).number(3), answer.message(1).message(5).text(1).to_owned(), info)
     };
-    eventually("the network is ready", is_ready);
-    pods.pod("alone", POD)
+    let (is_not_ready, address, info) = state(&pods);
+    assert_eq!((is_not_ready, address.as_str()), (0, "10.9.8.7"));
+    assert!(info.contains("io.containerd.dhow.v2"), "{info}");
+
+    let one = pods.container(&pod, "one", SERVER, &Writer::new());
+    let two = pods.container(&pod, "two", SERVER, &Writer::new());
+    pods.start(&one);
+    pods.start(&two);
+    assert_eq!(pods.engine.shims().len(), 1, "one shim for the pod");
+    let script = "hostname; cat /etc/hostname /etc/resolv.conf /proc/sys/kernel/shm_rmid_forced";
+    let expected = "berth\nberth\nsearch cluster.local\nnameserver 10.9.8.1\noptions ndots:5\n1\n";
+    assert_eq!(pods.exec(&one, script).0, expected);
+    pods.exec(&one, "echo shared >/dev/shm/file");
+    assert_eq!(pods.exec(&two, "cat /dev/shm/file").0, "shared\n");
+    let script =
+        "cat /proc/1/cmdline; for n in net ipc uts pid; do ls -l /proc/self/ns/$n /proc/1/ns/$n; done";
+    let seen = pods.exec(&two, script).0;
+    assert!(seen.starts_with("/pause\0pause\0"), "{seen}");
+    let namespaces: Vec<&str> = seen.lines().filter_map(|line| Some(line.split_once("-> ")?.1)).collect();
+    assert_eq!(namespaces.len(), 8, "{seen}");
+    assert!(namespaces.chunks(2).all(|pair| pair[0] == pair[1]), "{seen}");
+
+    // containerd goes and comes back.
+    pods.engine.end(Signal::SIGKILL);
+    pods.engine.begin();
+    eventually("CRI answers", || pods.client.try_ask("Version", Writer::new()).is_ok());
+    assert_eq!(state(&pods).0, 0, "it is ready");
+    assert_eq!(pods.exec(&one, "echo still").0, "still\n");
+    pods.client.ask("StopContainer", Writer::new().bytes(1, &one).number(2, 10u32));
+    assert_eq!(pods.status(&one).0, EXITED);
+
+    // The pause is killed, and with it the rest of its PID namespace.
+    nix::sys::signal::kill(pause_of(&pods), Signal::SIGKILL).unwrap();
+    eventually("the pod is not ready", || state(&pods).0 == 1);
+    eventually("its containers end", || pods.status(&two).0 == EXITED);
+    pods.remove_pod(&pod);
+    pods.engine.finish();
+}
+
+/// The process that holds a pod's namespaces.
+#[track_caller]
+fn pause_of(pods: &Pods<'_>) -> nix::unistd::Pid {
+    let shims = pods.engine.shims();
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", shims[0])).unwrap();
+    let is_pause = |pid: &&str| {
+        fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.starts_with("/pause\0"))
+    };
+    let pause = children.split_whitespace().find(is_pause).unwrap();
+    nix::unistd::Pid::from_raw(pause.parse().unwrap())
+}
+
+#[test]
+fn a_shim_that_has_its_pod_may_be_killed() {
+    needs!();
+    skip_unless!(Which::Sid.is_there(), "no containerd 2 in the sid folder (integration/peers.sh engines)");
+    let scene = Scene::new();
+    let pods = Pods::new(&scene, Which::Sid, "shim", "native");
+    give_network(&pods);
+    let pod = pods.pod("lost", POD);
+    let server = pods.container(&pod, "server", SERVER, &Writer::new());
+    pods.start(&server);
+    let shim = nix::unistd::Pid::from_raw(pods.engine.shims()[0]);
+    nix::sys::signal::kill(shim, Signal::SIGKILL).unwrap();
+    eventually("the pod is not ready", || {
+        let answer = pods.client.try_ask("PodSandboxStatus", Writer::new().bytes(1, &pod.id));
+        answer.is_ok_and(|answer| Message::read(&answer).unwrap().message(1).number(3) == 1)
+    });
+    eventually("the container's end is seen", || pods.status(&server).0 == EXITED);
+    pods.remove_pod(&pod);
+    pods.engine.finish();
+}
+
+/// `hostUsers: false`: a user namespace for the pod, whose files are those of an overlay with mapped ids.
+#[test]
+fn a_pod_has_users_of_its_own() {
+    needs!();
+    skip_unless!(machine::linux_is_at_least(5, 19), "overlays of idmapped layers came with Linux 5.19");
+    for (which, sandboxer) in
+        [(Which::Trixie, "podsandbox"), (Which::Sid, "podsandbox"), (Which::Sid, "shim")]
+    {
+        if !which.is_there() {
+            eprintln!("no containerd in {} (integration/peers.sh engines)", which.folder().display());
+            continue;
+        }
+        let scene = Scene::new();
+        let pods = Pods::new(&scene, which, sandboxer, "overlayfs");
+        give_network(&pods);
+        let range = Writer::new().number(1, 300_000u32).number(3, 65_536u32);
+        let users = Writer::new().message(2, &range).message(3, &range);
+        let own = Writer::new().message(5, &users);
+        let pod = pods.pod_of("users", &own, own.clone().number(2, 1u32), false);
+        let server = pods.container(&pod, "server", SERVER, &Writer::new());
+        pods.start(&server);
+        let script = "cat /proc/self/uid_map; ls -ln /payload; echo x >/new; ls -ln /new; hostname";
+        let (said, errors, code) = pods.exec(&server, script);
+        assert_eq!((errors.as_str(), code), ("", 0), "{said}");
+        let words: Vec<Vec<&str>> = said.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[0], ["0", "300000", "65536"], "{said}");
+        for file in &words[1..3] {
+            assert_eq!(file[2..4], ["0", "0"], "root's, as the container sees it: {said}");
+        }
+        assert_eq!(words[3], ["berth"]);
+        let log = pods.logs().join("server.log");
+        eventually("it says what it has to say", || {
+            fs::read_to_string(&log).is_ok_and(|text| text.contains(" stdout F one\n"))
+        });
+        pods.remove(&server);
+        pods.remove_pod(&pod);
+        pods.engine.finish();
+    }
 }
 
 /// The tables of docs/kubernetes.md are those that these tests have tried.

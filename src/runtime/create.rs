@@ -285,11 +285,13 @@ impl Recorded {
             namespaces: &planned.namespaces,
             joins,
             rootfs: &planned.rootfs,
+            awaits_root: planned.makes_root(),
             needs_trees: trees::are_needed(planned),
             joins_network: request.network.is_some(),
             cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
             capabilities: planned.capabilities,
             pivot: if planned.spec().linux.has(NamespaceKind::Mount) { request.pivot } else { Pivot::Chroot },
+            stand_in: planned.stand_in()?,
             hook_files: &planned.hook_files,
             new_keyring: request.new_keyring,
             preserved_fds: planned.preserved_fds,
@@ -415,6 +417,10 @@ impl Spawned {
         container::let_proceed(channel, placement)?;
         if let Some(name) = planned.spec().annotations.get(annotations::DELEGATE) {
             channel.send(&Message::Delegated(recorded.cgroup.delegate(name, owner)?))?;
+        }
+        if let Some(overlay) = planned.rootfs.overlay.as_ref().filter(|_| planned.makes_root()) {
+            timing::step("mount the overlay");
+            container::hand_over(channel, &Message::Root(overlay.mount()?))?;
         }
         let mut console = None;
         timing::step("wait for the init");

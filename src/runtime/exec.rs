@@ -177,10 +177,7 @@ fn describe(context: &Context, id: &str, request: &ExecRequest) -> Result<(Proce
     };
     process.terminal |= request.tty;
     let mut sets = Sets::new(process.capabilities.as_ref());
-    for name in &request.capabilities {
-        sets.add(name)?;
-        sets.permit_to_users(name);
-    }
+    sets.add(&request.capabilities);
     Ok((process, sets))
 }
 

@@ -19,6 +19,7 @@ mod from_image;
 mod handover;
 mod inside;
 mod inspect;
+mod joined;
 mod kill;
 mod list;
 mod logs;

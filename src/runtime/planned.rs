@@ -2,7 +2,7 @@
 
 use super::container::{self, Context};
 use super::create::{Request, StartedBy};
-use super::{filter, notify_socket, resctrl, sockets};
+use super::{filter, joined, notify_socket, resctrl, sockets};
 use crate::cgroups::{CgroupMount, Manager};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::namespaces;
@@ -13,7 +13,7 @@ use crate::seccomp::Program;
 use crate::spec::load::Loaded;
 use crate::spec::{self, Mount, NamespaceKind, Process, Resources, Spec, State, annotations};
 use crate::state::Undo;
-use crate::sys::path;
+use crate::sys::{path, selfexe};
 use nix::errno::Errno;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -46,6 +46,7 @@ impl Planned {
             .doing_on("open the bundle", || request.bundle.display().to_string())
             .map_err(|error| error.class(Class::Config))?;
         let mut config = spec::load::load(&bundle)?;
+        let shared = joined::resolve(context, &request.id, &mut config.spec)?;
         spec::validate(&config.spec)?;
         let service = resctrl::plan(&config.spec, &request.id, request.again)?;
         let mut process = config
@@ -70,6 +71,7 @@ impl Planned {
         rootfs_is_there(&rootfs.rootfs)?;
         let namespaces = namespaces::Plan::new(&config.spec.linux);
         let joins = namespaces.open()?;
+        joined::verify(context, &shared)?;
         let filter = filter::compile(&config.spec)?;
         let cgroups_path = config.spec.linux.cgroups_path.as_deref();
         let mut cgroup = Manager::plan(context.cgroups, cgroups_path, &request.id, context.rootless)?;
@@ -96,6 +98,21 @@ impl Planned {
 
     pub(super) fn spec(&self) -> &Spec {
         &self.config.spec
+    }
+
+    /// Whether this process mounts the overlay that is to be the root, while the init makes its
+    /// namespaces: as a detached mount, which is nowhere on the host. Without root's rights only the init
+    /// can, in its user namespace.
+    pub(super) fn makes_root(&self) -> bool {
+        self.rootfs.overlay.is_some() && !self.rootless
+    }
+
+    /// The program that is to be PID 1 before the payload, when the configuration asks for one.
+    pub(super) fn stand_in(&self) -> Result<Option<OwnedFd>> {
+        match annotations::is_on(&self.spec().annotations, annotations::INIT) {
+            true => selfexe::open().doing("open dhow's own program").map(Some),
+            false => Ok(None),
+        }
     }
 
     pub(super) fn resources(&self) -> std::borrow::Cow<'_, Resources> {

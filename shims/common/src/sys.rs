@@ -294,6 +294,73 @@ pub fn split() -> Result<bool, i32> {
     }
 }
 
+/// The user namespace that a namespace belongs to (`ioctl_nsfs(2)`, `NS_GET_USERNS`).
+///
+/// # Errors
+/// errno.
+pub fn owner_of(namespace: &OwnedFd) -> Result<OwnedFd, i32> {
+    const GET_USERNS: libc::c_ulong = 0xb701;
+    // SAFETY: takes no argument.
+    own(unsafe { libc::ioctl(namespace.as_raw_fd(), GET_USERNS as _) })
+}
+
+/// A user namespace with these maps, in the words of user_namespaces(7), for idmapped mounts: no process is in it.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn user_namespace(uids: &str, gids: &str) -> std::io::Result<OwnedFd> {
+    let flags = libc::c_long::from(libc::CLONE_NEWUSER | libc::SIGCHLD);
+    // SAFETY: this process has one thread, and the child does nothing but wait to be killed; without a
+    // stack of its own clone(2) is fork(2).
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    if pid < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    if pid == 0 {
+        end_with_parent(true);
+        loop {
+            // SAFETY: takes nothing.
+            unsafe { libc::pause() };
+        }
+    }
+    let place = |name: &str| format!("/proc/{pid}/{name}");
+    let made = std::fs::write(place("uid_map"), uids)
+        .and_then(|()| std::fs::write(place("gid_map"), gids))
+        .and_then(|()| std::fs::File::open(place("ns/user")));
+    let pid = i32::try_from(pid).unwrap_or(0);
+    // SAFETY: takes numbers; it is the child, which nobody has waited for.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    // SAFETY: takes numbers; no status is asked for.
+    unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+    made.map(OwnedFd::from)
+}
+
+/// Has a mount show its files' ids as a user namespace maps them, which must not be attached yet
+/// (mount_setattr(2)), read-only if asked.
+///
+/// # Errors
+/// errno.
+pub fn map_ids(mount: &OwnedFd, users: &OwnedFd, is_read_only: bool) -> Result<(), i32> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP | if is_read_only { libc::MOUNT_ATTR_RDONLY } else { 0 },
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::from(users.as_raw_fd().cast_unsigned()),
+    };
+    // SAFETY: reads a C string and one structure, whose size is said; both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
 /// kill(2) of a child that has not been waited for.
 ///
 /// # Errors

@@ -79,6 +79,28 @@ impl<'a> Message<'a> {
         values.map(|(_, value)| if let Value::Number(n) = value { *n } else { 0 }).next().unwrap_or(0)
     }
 
+    /// A message inside this one; an empty one when it is not there or is none.
+    pub fn message(&self, tag: u64) -> Message<'a> {
+        Message::read(self.bytes(tag)).unwrap_or_default()
+    }
+
+    /// A map of strings.
+    pub fn pairs(&self, tag: u64) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.all(tag).filter_map(Message::read).map(|pair| (pair.text(1), pair.text(2)))
+    }
+
+    /// Every value of a repeated number, one by one or packed as proto3 has them.
+    pub fn numbers(&self, tag: u64) -> Vec<u64> {
+        let mut all = Vec::new();
+        for (_, value) in self.0.iter().filter(|(found, _)| *found == tag) {
+            match *value {
+                Value::Number(number) => all.push(number),
+                Value::Bytes(mut packed) => all.extend(std::iter::from_fn(|| varint(&mut packed))),
+            }
+        }
+        all
+    }
+
     /// A bool.
     pub fn flag(&self, tag: u64) -> bool {
         self.number(tag) != 0
@@ -182,6 +204,18 @@ mod tests {
         let time = Message::read(message.bytes(3)).unwrap();
         assert_eq!((time.number(1), time.number(2)), (5, 7));
         assert_eq!((message.text(9), message.flag(9)), ("", false));
+    }
+
+    #[test]
+    fn messages_maps_and_lists_are_read() {
+        let pair = |key, value| Writer::new().bytes(1, key).bytes(2, value);
+        let bytes =
+            Writer::new().message(1, &pair("a", "b")).message(1, &pair("c", "")).bytes(2, [1, 0x96, 1]);
+        let bytes = bytes.number(2, 7u32).finish();
+        let message = Message::read(&bytes).unwrap();
+        assert_eq!(message.pairs(1).collect::<Vec<_>>(), [("a", "b"), ("c", "")]);
+        assert_eq!((message.message(1).text(1), message.message(9).text(1)), ("c", ""));
+        assert_eq!(message.numbers(2), [1, 150, 7]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::options::Options;
 use crate::runtime::{Config, Runtime};
 use crate::shim::{Home, Shim};
-use crate::{mounts, stdio};
+use crate::{mounts, sandbox, stdio};
 use dhow_shim_common::sys;
 use dhow_shim_common::wire::{Message, Writer};
 use rustix::fs::Mode;
@@ -192,11 +192,12 @@ fn stay(words: &Words, asked: &Asked, bundle: &Path, socket: &Path, listener: Un
         binary,
         log: stdio::open_log(bundle),
         debug: words.debug,
+        options: asked.options.clone(),
     };
-    if let Ok(signals) = sys::signal_file(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT]) {
-        Shim::new(home, listener, signals, &asked.ttrpc).stay();
+    match sys::signal_file(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT]) {
+        Ok(signals) => Shim::new(home, listener, signals, &asked.ttrpc).stay(),
+        Err(_) => drop(fs::remove_file(socket)),
     }
-    let _ = fs::remove_file(socket);
 }
 
 /// When memory runs out a shim goes rather than containerd, whose child it is at this moment.
@@ -238,6 +239,7 @@ pub fn delete(words: &Words) -> Result<(), String> {
         let socket = Path::new(address.trim_start_matches("unix://"));
         if !is_alive(socket) {
             let _ = fs::remove_file(socket);
+            sandbox::clean(&bundle, socket);
         }
     }
     // 128 + SIGKILL: what is still there now is killed.

@@ -1,7 +1,7 @@
 //! `containerd-shim-dhow-v2`: the process between containerd and the containers of one pod.
 //!
 //! containerd starts it with `start`, talks to it over a socket (ttrpc, `containerd.task.v2` and
-//! `.v3`), and calls `delete` when it has lost it. It is one thread that waits for what comes:
+//! `.v3`, and for pods `containerd.runtime.sandbox.v1`), and calls `delete` when it has lost it. It is one thread that waits for what comes:
 //! requests, ends of children, output to move on. What is to be done with containers the dhow binary
 //! does; while it works the shim goes on with other requests.
 
@@ -13,8 +13,10 @@ mod metrics;
 mod mounts;
 mod oom;
 mod options;
+mod pod;
 mod process;
 mod runtime;
+mod sandbox;
 mod shim;
 mod stdio;
 mod task;
@@ -60,6 +62,7 @@ fn main() {
         _ if words.info => bootstrap::info(),
         "start" => bootstrap::start(&words),
         "delete" => bootstrap::delete(&words),
+        "pause" => sandbox::pause(),
         _ => Err("it is started by containerd: ctr run --runtime io.containerd.dhow.v2".to_owned()),
     });
     if let Err(error) = result {

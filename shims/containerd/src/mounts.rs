@@ -52,11 +52,19 @@ struct Sorted {
     bind: Option<bool>,
     /// Whether the source is a file that a block device is to be made of.
     is_loop: bool,
+    /// Whose ids the files have: the words of `uidmap=` and `gidmap=`, which containerd adds for pods
+    /// with user namespaces.
+    ids: Option<[String; 2]>,
     data: Vec<String>,
 }
 
 fn sort(mount: &Mount) -> Sorted {
-    let mut sorted = Sorted { flags: MountFlags::empty(), bind: None, is_loop: false, data: Vec::new() };
+    let mut sorted =
+        Sorted { flags: MountFlags::empty(), bind: None, is_loop: false, ids: None, data: Vec::new() };
+    let map = |name: &str| mount.options.iter().find_map(|option| option.strip_prefix(name).map(maps));
+    if let (Some(uids), Some(gids)) = (map("uidmap="), map("gidmap=")) {
+        sorted.ids = Some([uids, gids]);
+    }
     if mount.kind == "bind" {
         sorted.bind = Some(false);
     }
@@ -66,11 +74,17 @@ fn sort(mount: &Mount) -> Sorted {
             ("rbind", _) => sorted.bind = Some(true),
             ("loop", _) => sorted.is_loop = true,
             ("defaults" | "", _) => {}
+            (word, _) if word.starts_with("uidmap=") || word.starts_with("gidmap=") => {}
             (_, Some((_, flag))) => sorted.flags |= *flag,
             _ => sorted.data.push(option.clone()),
         }
     }
     sorted
+}
+
+/// `INSIDE:OUTSIDE:SIZE,…` as user_namespaces(7) has it.
+fn maps(text: &str) -> String {
+    text.split(',').map(|range| range.replace(':', " ") + "\n").collect()
 }
 
 /// Mounts all of them, one over the other, below `rootfs`.
@@ -94,7 +108,13 @@ pub fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<(), String> {
 }
 
 fn one(mount: &Mount, target: &Path) -> Result<(), String> {
-    let Sorted { flags, bind, is_loop, data } = sort(mount);
+    let Sorted { flags, bind, is_loop, ids, data } = sort(mount);
+    let users = match &ids {
+        Some([uids, gids]) => {
+            Some(sys::user_namespace(uids, gids).map_err(|error| format!("make a user namespace: {error}"))?)
+        }
+        None => None,
+    };
     let says = |error: rustix::io::Errno| error.to_string();
     if let Some(recursive) = bind {
         let result = match recursive {
@@ -105,13 +125,20 @@ fn one(mount: &Mount, target: &Path) -> Result<(), String> {
         if !flags.is_empty() {
             rustix::mount::mount_remount(target, MountFlags::BIND | flags, c"").map_err(says)?;
         }
-        return Ok(());
+        return users.map_or(Ok(()), |users| map_ids(target, target, &users, false));
     }
     // Open until it is mounted, which keeps it from then on.
     let device =
         if is_loop { Some(loop_of(&mount.source, flags.contains(MountFlags::RDONLY))?) } else { None };
     let source = device.as_ref().map_or(&mount.source, |(path, _)| path);
-    let (place, data) = fit_a_page(data);
+    let (place, data) = fit_a_page(data, users.is_some());
+    // An overlay's layers are mapped, not the overlay: they are seen below a mapped copy of their folder.
+    let mapped = match (&users, &place) {
+        (Some(users), Some(place)) => Some(Mapped::new(place, target, users)?),
+        (Some(_), None) => return Err("there are no lower directories whose ids could be mapped".to_owned()),
+        (None, _) => None,
+    };
+    let place = mapped.as_ref().map(|mapped| mapped.place.clone()).or(place);
     let data = CString::new(data.join(",")).map_err(|_| "a NUL byte".to_owned())?;
     let there = std::env::current_dir().ok();
     if let Some(place) = &place {
@@ -124,6 +151,42 @@ fn one(mount: &Mount, target: &Path) -> Result<(), String> {
     result.map_err(says)
 }
 
+/// Mounts a copy of what is mounted at `source`, with its ids mapped, over `target`.
+fn map_ids(source: &Path, target: &Path, users: &OwnedFd, is_read_only: bool) -> Result<(), String> {
+    use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+    let says = |error: std::io::Error| format!("map the ids of {}: {error}", source.display());
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree =
+        rustix::mount::open_tree(rustix::fs::CWD, source, flags).map_err(|errno| says(errno.into()))?;
+    sys::map_ids(&tree, users, is_read_only)
+        .map_err(|errno| says(std::io::Error::from_raw_os_error(errno)))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&tree, c"", rustix::fs::CWD, target, flags).map_err(|errno| says(errno.into()))
+}
+
+/// A folder of layers with their ids mapped. The overlay has copies of the mounts that it is made of:
+/// this one goes when it is done.
+struct Mapped {
+    place: PathBuf,
+}
+
+impl Mapped {
+    fn new(layers: &Path, rootfs: &Path, users: &OwnedFd) -> Result<Mapped, String> {
+        let place = rootfs.with_extension("layers");
+        std::fs::create_dir_all(&place).map_err(|error| format!("make {}: {error}", place.display()))?;
+        let mapped = Mapped { place };
+        map_ids(layers, &mapped.place, users, true)?;
+        Ok(mapped)
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.place, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
+        let _ = std::fs::remove_dir(&self.place);
+    }
+}
+
 /// A block device of a file.
 fn loop_of(source: &str, is_read_only: bool) -> Result<(String, OwnedFd), String> {
     let file = OpenOptions::new().read(true).write(!is_read_only).open(source);
@@ -133,13 +196,13 @@ fn loop_of(source: &str, is_read_only: bool) -> Result<(String, OwnedFd), String
 }
 
 /// mount(2) takes a page of options. When the directories of an overlay are more than that, they are
-/// named from the directory that they have in common.
-fn fit_a_page(data: Vec<String>) -> (Option<PathBuf>, Vec<String>) {
+/// named from the directory that they have in common, or when they must be (`anyway`).
+fn fit_a_page(data: Vec<String>, anyway: bool) -> (Option<PathBuf>, Vec<String>) {
     let length: usize = data.iter().map(|option| option.len() + 1).sum();
     let Some(at) = data.iter().position(|option| option.starts_with("lowerdir=")) else {
         return (None, data);
     };
-    if length < 4096 {
+    if length < 4096 && !anyway {
         return (None, data);
     }
     let layers: Vec<&str> = data[at]["lowerdir=".len()..].split(':').collect();
@@ -188,6 +251,9 @@ mod tests {
         assert_eq!(sorted.flags, MountFlags::RDONLY | MountFlags::NOSUID);
         assert_eq!((sorted.bind, sorted.data.join(",")), (None, "lowerdir=/a:/b,index=off".into()));
         assert_eq!(sort(&overlay(&["rbind", "rw"])).bind, Some(true));
+        let sorted = sort(&overlay(&["uidmap=0:1000:10,10:5000:5", "gidmap=0:1000:10", "lowerdir=/a"]));
+        assert_eq!(sorted.data, ["lowerdir=/a"]);
+        assert_eq!(sorted.ids, Some(["0 1000 10\n10 5000 5\n".to_owned(), "0 1000 10\n".to_owned()]));
         let sorted = sort(&overlay(&["loop", "ro", "noload"]));
         assert_eq!((sorted.is_loop, sorted.data), (true, vec!["noload".to_owned()]));
     }
@@ -196,10 +262,12 @@ mod tests {
     fn many_layers_fit_a_page() {
         let layers: Vec<String> = (0..120).map(|n| format!("/var/lib/containerd/snapshots/{n}/fs")).collect();
         let data = vec!["index=off".to_owned(), format!("lowerdir={}", layers.join(":"))];
-        let (place, short) = fit_a_page(data.clone());
+        let (place, short) = fit_a_page(data.clone(), false);
         assert_eq!(place, Some(PathBuf::from("/var/lib/containerd/snapshots")));
         assert!(short[1].starts_with("lowerdir=0/fs:1/fs:"), "{}", short[1]);
-        let (place, same) = fit_a_page(vec![data[0].clone(), "lowerdir=/a:/b".into()]);
+        let (place, same) = fit_a_page(vec![data[0].clone(), "lowerdir=/a:/b".into()], false);
         assert_eq!((place, same[1].as_str()), (None, "lowerdir=/a:/b"));
+        let (place, short) = fit_a_page(vec!["lowerdir=/a/1/fs".into()], true);
+        assert_eq!((place, short[0].as_str()), (Some(PathBuf::from("/a/1")), "lowerdir=fs"));
     }
 }

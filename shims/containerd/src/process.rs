@@ -2,13 +2,13 @@
 
 use crate::oom::Watch;
 use crate::options::Options;
-use crate::runtime::Runtime;
+use crate::runtime::{Config, Runtime};
 use crate::shim::Caller;
 use crate::stdio::Places;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How far a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +85,27 @@ pub struct Container {
 }
 
 impl Container {
+    /// One that is about to be made.
+    pub fn new(
+        number: u64,
+        bundle: &Path,
+        runtime: &Runtime,
+        options: &Options,
+        places: Places,
+    ) -> Container {
+        Container {
+            bundle: bundle.to_owned(),
+            runtime: runtime.clone(),
+            options: options.clone(),
+            init: Process::new(number, places, Vec::new()),
+            execs: BTreeMap::new(),
+            is_paused: false,
+            has_own_pids: Config::read(bundle).has_own_pids(),
+            memory: None,
+            checkpoint: None,
+        }
+    }
+
     /// A process by its exec id; the init's is empty.
     pub fn process(&mut self, exec: &str) -> Option<&mut Process> {
         if exec.is_empty() { Some(&mut self.init) } else { self.execs.get_mut(exec) }

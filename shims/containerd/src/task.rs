@@ -7,14 +7,17 @@ use crate::metrics;
 use crate::mounts::{self, Mount};
 use crate::oom::Watch;
 use crate::options::Options;
+use crate::pod;
 use crate::process::{Console, Container, End, Process, Stage};
-use crate::runtime::{Config, Outcome, Runtime};
+use crate::runtime::{Outcome, Runtime};
+use crate::sandbox;
 use crate::shim::{Caller, Shim, Stdio};
 use crate::stdio::{self, Logger, Places, Prepared, Readers, Way};
 use dhow_shim_common::sys;
 use dhow_shim_common::ttrpc::{Code, Request, Status};
 use dhow_shim_common::wire::{Message, Writer};
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// What a method has to say at once; `None` when the answer comes later.
@@ -28,6 +31,9 @@ pub fn handle(shim: &mut Shim, caller: Caller, request: &Request) {
     let now = match (request.service, Message::read(request.payload)) {
         ("containerd.task.v2.Task" | "containerd.task.v3.Task", Some(message)) => {
             method(shim, caller, request.method, &message)
+        }
+        ("containerd.runtime.sandbox.v1.Sandbox", Some(message)) => {
+            sandbox::method(shim, caller, request.method, &message)
         }
         (_, None) => Err(Status::new(Code::InvalidArgument, "the request is no message")),
         (service, _) => Err(Status::new(Code::Unimplemented, format!("service {service}"))),
@@ -94,7 +100,11 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     }
     let bundle = PathBuf::from(message.text(2));
     let mounts: Vec<Mount> = message.all(3).filter_map(Mount::read).collect();
-    let options = Options::read(message.bytes(10));
+    // A container that says nothing has its pod's.
+    let options = match Options::read(message.bytes(10)) {
+        said if said == Options::default() => shim.home.options.clone(),
+        said => said,
+    };
     let places = Places {
         terminal: message.flag(4),
         stdin: message.text(5).into(),
@@ -104,19 +114,15 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let runtime = Runtime::new(&options, &shim.home.binary, &shim.home.namespace, &bundle);
     runtime.note().map_err(failed)?;
     mounts::mount_all(&mounts, &bundle.join("rootfs")).map_err(failed)?;
+    if let Some(sandbox) = &shim.sandbox {
+        pod::share_files(&sandbox.bundle, &bundle).map_err(|error| {
+            mounts::unmount_all(&bundle.join("rootfs"));
+            failed(error)
+        })?;
+    }
     let number = shim.number();
-    let has_own_pids = Config::read(&bundle).has_own_pids();
-    let mut container = Container {
-        bundle: bundle.clone(),
-        runtime: runtime.clone(),
-        options: options.clone(),
-        init: Process::new(number, places.clone(), Vec::new()),
-        execs: std::collections::BTreeMap::new(),
-        is_paused: false,
-        has_own_pids,
-        memory: None,
-        checkpoint: checkpoint::image_of(message, &options),
-    };
+    let mut container = Container::new(number, &bundle, &runtime, &options, places.clone());
+    container.checkpoint = checkpoint::image_of(message, &options);
     let comes_back = container.checkpoint.is_some();
     if comes_back {
         container.init.stage = Stage::Created;
@@ -131,9 +137,7 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let pid_file = bundle.join("init.pid");
     let pid_text = pid_file.display().to_string();
     let bundle_text = bundle.display().to_string();
-    let mut words = vec!["create", "--bundle", &bundle_text, "--pid-file", &pid_text];
-    words.extend(options.no_pivot_root.then_some("--no-pivot"));
-    words.extend(options.no_new_keyring.then_some("--no-new-keyring"));
+    let words = create_words(&options, &bundle_text, &pid_text);
     let made = Making { id: id.clone(), exec: String::new(), pid_file: pid_file.clone() };
     let then = move |shim: &mut Shim, made: &Making, result: Result<i32, String>| {
         let answer = match result {
@@ -154,6 +158,14 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     };
     make(shim, made, &words, Box::new(then));
     Ok(None)
+}
+
+/// `dhow create`, but for the console's place and the id.
+pub fn create_words<'w>(options: &Options, bundle: &'w str, pid_file: &'w str) -> Vec<&'w str> {
+    let mut words = vec!["create", "--bundle", bundle, "--pid-file", pid_file];
+    words.extend(options.no_pivot_root.then_some("--no-pivot"));
+    words.extend(options.no_new_keyring.then_some("--no-new-keyring"));
+    words
 }
 
 /// TaskCreate, without the pid.
@@ -220,7 +232,8 @@ fn equip(shim: &mut Shim, making: &Making) -> Result<Equipment, String> {
 }
 
 fn launch(shim: &mut Shim, making: Making, mut words: Vec<String>, equipment: Equipment, then: Made) {
-    let Equipment { number, prepared: Prepared { files, copies, ready }, console, readers } = equipment;
+    let Equipment { number, prepared, console, readers } = equipment;
+    let Prepared { files, copies, ready, output } = prepared;
     if let Some(console) = &console {
         words.extend(["--console-socket".to_owned(), console.path.display().to_string()]);
     }
@@ -228,7 +241,7 @@ fn launch(shim: &mut Shim, making: Making, mut words: Vec<String>, equipment: Eq
     shim.copies.extend(copies);
     let id = making.id.clone();
     let whole = move |shim: &mut Shim, outcome: Outcome| {
-        let result = made(shim, &making, &outcome, console.as_ref());
+        let result = made(shim, &making, &outcome, console.zip(Some(output)));
         drop(readers);
         if result.is_err() {
             drop_copies(shim, number, true);
@@ -260,7 +273,7 @@ fn made(
     shim: &mut Shim,
     making: &Making,
     outcome: &Outcome,
-    console: Option<&Console>,
+    console: Option<(Console, Option<OwnedFd>)>,
 ) -> Result<i32, String> {
     if outcome.code != 0 {
         return Err(outcome.message.clone());
@@ -276,9 +289,9 @@ fn made(
     let process = container.process(&making.exec).ok_or("the process is gone")?;
     process.pid = pid;
     process.stage = if is_init { Stage::Created } else { Stage::Running };
-    if let Some(console) = console {
+    if let Some((console, output)) = console {
         let master = console.receive()?;
-        shim.copies.extend(stdio::join_terminal(process.number, &process.places, &master)?);
+        shim.copies.extend(stdio::join_terminal(process.number, &process.places, &master, output)?);
         process.terminal = Some(master);
     }
     Ok(pid)
@@ -319,7 +332,7 @@ fn start(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     Ok(None)
 }
 
-fn refuse(text: &str) -> Status {
+pub fn refuse(text: &str) -> Status {
     Status::new(Code::FailedPrecondition, format!("{text}: failed precondition"))
 }
 
@@ -327,10 +340,10 @@ fn start_exec(shim: &mut Shim, caller: Caller, id: &str, exec: &str) -> Now {
     let container = container(shim, id)?;
     let bundle = container.bundle.clone();
     let Some(process) = container.process(exec) else { return Err(failed("the process is gone")) };
-    process.stage = Stage::Starting;
     let spec = bundle.join(format!("exec-{}.json", process.number));
     let pid_file = bundle.join(format!("exec-{}.pid", process.number));
     fs::write(&spec, &process.spec).map_err(|error| failed(format!("write {}: {error}", spec.display())))?;
+    process.stage = Stage::Starting;
     let (spec_text, pid_text) = (spec.display().to_string(), pid_file.display().to_string());
     let words = vec!["exec", "--process", &spec_text, "--detach", "--pid-file", &pid_text];
     let making = Making { id: id.to_owned(), exec: exec.to_owned(), pid_file };
@@ -412,7 +425,12 @@ pub fn ended(shim: &mut Shim, pid: i32, end: End) -> bool {
         .number(3, pid.cast_unsigned())
         .number(4, end.code)
         .time(5, end.at);
-    shim.publisher.publish("/tasks/exit", "TaskExit", event);
+    let is_sandbox = shim.sandbox.as_ref().is_some_and(|sandbox| sandbox.id == id);
+    if is_sandbox {
+        sandbox::ended(shim);
+    } else {
+        shim.publisher.publish("/tasks/exit", "TaskExit", event);
+    }
     for waiter in waiters {
         shim.answer(waiter, Ok(ending(end)));
     }
@@ -423,7 +441,7 @@ pub fn ended(shim: &mut Shim, pid: i32, end: End) -> bool {
     true
 }
 
-fn ending(end: End) -> Writer {
+pub fn ending(end: End) -> Writer {
     Writer::new().number(1, end.code).time(2, end.at)
 }
 
@@ -471,7 +489,9 @@ fn state(shim: &mut Shim, message: &Message) -> Now {
 fn delete(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let (id, exec) = (message.text(1).to_owned(), message.text(2).to_owned());
     let process = process(shim, message)?;
-    if matches!(process.stage, Stage::Running | Stage::Starting) {
+    // An init that is made in this moment would stay, with nobody to know it.
+    let is_made = exec.is_empty() && process.stage == Stage::Made;
+    if is_made || matches!(process.stage, Stage::Running | Stage::Starting) {
         return Err(refuse("cannot delete a running process"));
     }
     let end = process.end.unwrap_or(End { code: 0, at: 0 });
@@ -479,7 +499,11 @@ fn delete(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let answer = Writer::new().number(1, pid).number(2, end.code).time(3, end.at);
     if !exec.is_empty() {
         drop_copies(shim, number, false);
-        container(shim, &id)?.execs.remove(&exec);
+        if let Some(process) = container(shim, &id)?.execs.remove(&exec) {
+            // Of one that was never started.
+            let end = End { code: 255, at: sys::now() };
+            process.waiters.into_iter().for_each(|waiter| shim.answer(waiter, Ok(ending(end))));
+        }
         return Ok(Some(answer));
     }
     let container = container(shim, &id)?;
@@ -505,7 +529,7 @@ fn delete(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
 }
 
 /// Forgets a container, its output, its mounts and itself; whether it was there.
-fn drop_container(shim: &mut Shim, id: &str) -> bool {
+pub fn drop_container(shim: &mut Shim, id: &str) -> bool {
     let Some(container) = shim.containers.remove(id) else { return false };
     for process in container.execs.into_values().chain([container.init]) {
         drop_copies(shim, process.number, false);
