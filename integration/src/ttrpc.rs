@@ -23,7 +23,13 @@ impl Client {
     #[track_caller]
     pub fn of(bundle: &Path) -> Client {
         let address = std::fs::read_to_string(bundle.join("address")).unwrap();
-        let stream = UnixStream::connect(address.trim_start_matches("unix://")).unwrap();
+        Client::to(Path::new(address.trim_start_matches("unix://")))
+    }
+
+    /// Connects to a socket.
+    #[track_caller]
+    pub fn to(socket: &Path) -> Client {
+        let stream = UnixStream::connect(socket).unwrap();
         stream.set_nonblocking(true).unwrap();
         Client { connection: Connection::new(stream), last: 1, early: HashMap::new() }
     }

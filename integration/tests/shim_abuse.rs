@@ -3,7 +3,7 @@
 
 use dhow_integration::bare::{self, Bare};
 use dhow_integration::ttrpc::{Client, TASK};
-use dhow_integration::{Runner, Scene, eventually, machine, skip_unless};
+use dhow_integration::{Runner, Scene, eventually, holds_within, machine, skip_unless};
 use dhow_shim_common::wire::{Message, Writer};
 use std::fs;
 use std::io::{Read, Write};
@@ -445,4 +445,19 @@ fn a_shim_that_goes_leaves_the_next_one_alone() {
     late.ask(TASK, "State", bare.about()).unwrap();
     drop(reader);
     bare.finish();
+}
+
+/// A containerd that was killed before it could ask for a container knows nothing of its shim.
+#[test]
+fn a_shim_that_nobody_needs_goes() {
+    needs_shim!();
+    let scene = Scene::new();
+    let mut bare = Bare::new(&scene, |_| {});
+    let shim = pid(&mut bare);
+    let place = socket(&bare);
+    let begun = Instant::now();
+    let goes = holds_within(Duration::from_secs(60), || !place.exists());
+    assert!(goes, "it is there after {:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_secs(20), "it has given containerd time");
+    eventually("it has gone", || fs::read(format!("/proc/{shim}/cmdline")).unwrap_or_default().is_empty());
 }

@@ -22,7 +22,7 @@ macro_rules! needs {
 fn running<'s>(scene: &'s Scene, words: &[&str]) -> (Engine<'s>, Client) {
     let engine = Engine::new(scene, Which::Installed);
     engine.run(&["--detach"], "c", words).ok();
-    let client = Client::of(&engine.bundles().join("c"));
+    let client = engine.client("c");
     (engine, client)
 }
 
