@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// The task service, as all containerds ask for it.
 pub const TASK: &str = "containerd.task.v2.Task";
+/// The sandbox service of containerd 2.
+pub const SANDBOX: &str = "containerd.runtime.sandbox.v1.Sandbox";
 
 /// A connection to a shim.
 pub struct Client {
