@@ -15,7 +15,7 @@ STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
 # A heading between the steps of a long target.
 say = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help build test test-crash test-long fuzz test-vm test-images lint deny unit integration demo bench order bench-images peers engines conformance validation install dist deb dist-check clean test-needs
+.PHONY: help build test suites test-crash test-long fuzz test-vm test-arm64 test-images lint deny unit integration demo bench order bench-images peers engines conformance validation install dist deb dist-check clean test-needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
@@ -38,13 +38,14 @@ bin/dhow-registry: $(wildcard shims/registry/src/*.rs) shims/registry/Cargo.toml
 	@cp target/registry/$(TARGET)/release/dhow-registry $@
 
 # The integration tests come last: CI ends with cargo test's own output.
-test: test-needs lint deny build unit integration ## everything that must hold before a merge
+test: test-needs lint deny build unit suites integration ## everything that must hold before a merge
 
 test-needs:
 	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: it makes containers" >&2; exit 1; }
 	$(call say,needs)
 	@.ci/need cc:gcc musl-gcc:musl-tools busybox:busybox-static newuidmap:uidmap
 	@.ci/need containerd:containerd podman:podman || echo "the tests with engines will be skipped"
+	@.ci/need debootstrap:debootstrap curl:curl || echo "runc's suite and runtime-tools may be skipped"
 	@.ci/need zsh:zsh fish:fish || echo "the completions of a shell that is not there will not be read"
 
 lint: ## rustfmt and clippy
@@ -75,6 +76,12 @@ integration: ## the binary on the real kernel (bin/dhow must be there)
 	$(call say,integration tests)
 	$(STATIC_CARGO) test --locked --package dhow-integration --no-fail-fast
 
+# From nothing this takes some minutes more: a folder of Debian sid is made, once.
+suites: ## the fast part of runc's suite, and runtime-tools (four minutes)
+	$(call say,the suites of others)
+	@if integration/peers.sh reachable; then integration/conformance.sh --fast && integration/validation.sh; \
+	else echo "SKIPPED runc's suite and runtime-tools: Debian's packages cannot be reached"; fi
+
 test-crash: build ## a crash and four errors at every syscall, and a minute of 16 commands at a time (ten minutes)
 	$(STATIC_CARGO) test --locked --package dhow-integration --no-run
 	DHOW_CRASH_STRIDE=1 nice env $(STATIC_CARGO) test --locked --package dhow-integration --test crash -- --nocapture
@@ -102,6 +109,11 @@ fuzz: ## the fuzzer on every target, ten minutes in all (FUZZ_SECONDS), from fuz
 test-vm: build ## an older kernel, cgroup v2 with every controller, systemd: in an emulated machine (half an hour)
 	@.ci/need qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap cpio:cpio mkfs.ext4:e2fsprogs depmod:kmod
 	integration/test-vm.sh
+
+test-arm64: ## dhow for aarch64, tested on a 64-bit ARM kernel in an emulated machine (half an hour)
+	@.ci/need 'aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu libc6-dev-arm64-cross' qemu-system-aarch64:qemu-system-arm debootstrap:debootstrap \
+	    cpio:cpio depmod:kmod
+	integration/test-arm64.sh
 
 test-images: build ## a real image against umoci, skopeo and erofs-utils (some minutes, downloads packages)
 	@.ci/need debootstrap:debootstrap zstd:zstd

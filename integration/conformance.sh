@@ -2,9 +2,9 @@
 # Runs runc's own integration suite (bats) against dhow, or against any runtime with runc's
 # command line, and compares the outcome with what is expected.
 #
-#   conformance.sh [--runtime PATH] [--expected LIST] [FILE.bats…]
+#   conformance.sh [--runtime PATH] [--expected LIST] [--fast | FILE.bats…]
 #
-# With files, only those are run. The suite is Debian's source package of runc, unpacked and
+# With files, only those are run; --fast is for CI: all but what needs criu or waits for events. The suite is Debian's source package of runc, unpacked and
 # built in the sid folder of peers.sh; nothing of it is kept here. One line per test is
 # printed, then a summary. The exit status is 0 when every test that does not pass is in the
 # list (integration/conformance.expected: result, file, name, reason, with tabs between) and
@@ -72,7 +72,7 @@ make_images() {
     "$peers" run bash -eu -c '
         data=/conformance/runc/tests/integration/testdata
         cd /conformance
-        rm -rf busybox debian
+        rm -rf busybox
         mkdir -p busybox/{bin,dev,etc,home,root,tmp,usr/bin,usr/sbin,var}
         chmod 1777 busybox/tmp
         cp /bin/busybox busybox/bin/busybox
@@ -84,11 +84,9 @@ make_images() {
         printf "root:x:0:\ndaemon:x:1:\nnogroup:x:65534:\n" >busybox/etc/group
         arch=$(go env GOARCH)
         tar -C busybox -cf - . | xz -0 >"$data/busybox-$arch.tar.xz"
-        debootstrap --variant=minbase trixie debian "$0"
-        rm -rf debian/var/cache/apt debian/var/lib/apt/lists debian/usr/share/{doc,locale,man}
-        tar -C debian --exclude "./dev/*" -cf - . | xz -0 -T2 >"$data/debian-$arch.tar.xz"
-        rm -rf busybox debian' "${DHOW_MIRROR:-http://deb.debian.org/debian}" \
-        >"$work/images.log" 2>&1 </dev/null || { tail "$work/images.log" >&2; die "no images"; }
+        xz -0 -T2 <&3 >"$data/debian-$arch.tar.xz"
+        rm -rf busybox' >"$work/images.log" 2>&1 </dev/null 3<"$sid.base.tar" ||
+        { tail "$work/images.log" >&2; die "no images"; }
     touch "$work/.images"
 }
 
@@ -158,6 +156,12 @@ inside() {
         unset XDG_RUNTIME_DIR
         cd /conformance/runc/tests/integration
         shift
+        # A test of a failed restore waits for the end of a pipe that a container holds open.
+        while sleep 10; do
+            ps -C cat -o pid=,etimes=,ppid= | while read -r pid age parent; do
+                if [ "$age" -gt 30 ] && grep -qs bats-exec-test "/proc/$parent/cmdline"; then kill "$pid"; fi
+            done
+        done &
         # A terminal that never ends: script(1) types a character into one that does.
         mkfifo /run/keyboard
         exec 3<>/run/keyboard
@@ -172,8 +176,13 @@ inside() {
 # What bats says, as "result<TAB>file<TAB>name".
 results() {
     tr -d '\r' <"$1" | awk '
-        /^# file / { file = $3 }
+        # A file that ran into its limit has told of fewer tests than it has.
+        function lost() { if (file != "" && told != planned) print "lost\t" file "\t" (planned - told) " of its tests" }
+        /^# file / { lost(); file = $3; planned = told = 0 }
+        /^1\.\.[0-9]+$/ { planned = substr($0, 4) }
+        END { lost() }
         /^(ok|not ok) [0-9]+ / {
+            told++
             result = /^ok/ ? "pass" : "fail"
             line = $0
             sub(/^(not )?ok [0-9]+ /, "", line)
@@ -208,11 +217,12 @@ compare() {
         }' "$list"
 }
 
-partial= files=()
+partial='' fast='' files=()
 while [ $# -gt 0 ]; do
     case $1 in
     --runtime) runtime=$(realpath "$2"); shift 2 ;;
     --expected) expected=$2; shift 2 ;;
+    --fast) fast=yes; partial=yes; shift ;;
     -*) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     *) files+=("$1"); partial=yes; shift ;;
     esac
@@ -220,6 +230,8 @@ done
 [ "$(id -u)" = 0 ] || die "needs root"
 [ -x "$runtime" ] || die "$runtime is not there"
 prepare
+[ -z "$fast" ] || mapfile -t files < <(cd "$work/runc/tests/integration" && printf '%s\n' *.bats |
+    grep -vxF -e checkpoint.bats -e events.bats)
 [ ${#files[@]} -gt 0 ] || mapfile -t files < <(cd "$work/runc/tests/integration" && printf '%s\n' *.bats)
 
 group=dhow-conformance-$$

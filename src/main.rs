@@ -2,6 +2,7 @@
 
 use dhow::cli::{self, Call, Parsed};
 use dhow::log;
+use dhow::process::reaper;
 use dhow::sys::alloc::ArenaThenSystem;
 use dhow::sys::clone::exit_now;
 use dhow::sys::signal;
@@ -12,6 +13,7 @@ use std::io::Write;
 static ALLOCATOR: ArenaThenSystem = ArenaThenSystem;
 
 fn main() {
+    reaper::be_it_if_asked();
     // Ids, options and JSON are UTF-8; a word that is not would be changed on its way.
     let argv: Result<Vec<String>, OsString> =
         std::env::args_os().skip(1).map(OsString::into_string).collect();

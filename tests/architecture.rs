@@ -84,3 +84,31 @@ fn unsafe_is_in_sys_alone() {
         assert!(!text.contains("unsafe {") && !text.contains("allow(unsafe_code)"), "{}", path.display());
     }
 }
+
+/// The last name in a mangled symbol that a person wrote: `_ZN4dhow5state6Locked4read` is `read`.
+fn function_of(symbol: &str) -> Option<&str> {
+    let mut rest = symbol.strip_prefix("_ZN")?;
+    let mut last = None;
+    while let Some(digits) = rest.find(|c: char| !c.is_ascii_digit()).filter(|digits| *digits > 0) {
+        let length: usize = rest[..digits].parse().ok()?;
+        let name = rest.get(digits..digits + length)?;
+        last = if name.contains('$') { last } else { Some(name) };
+        rest = &rest[digits + length..];
+    }
+    last
+}
+
+#[test]
+fn the_linkers_list_is_of_functions_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let code: String =
+        sources(&root.join("src")).iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let list = fs::read_to_string(root.join(".ci/order.txt")).expect("read .ci/order.txt");
+    let ours: Vec<&str> = list.lines().filter(|line| line.starts_with("_ZN4dhow")).collect();
+    let gone: Vec<&&str> = ours
+        .iter()
+        .filter(|symbol| !function_of(symbol).is_some_and(|name| code.contains(&format!("fn {name}"))))
+        .collect();
+    assert!(ours.len() > 200, "{}", ours.len());
+    assert!(gone.len() * 20 < ours.len(), "`make order` makes .ci/order.txt anew; gone are {gone:?}");
+}

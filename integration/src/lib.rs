@@ -21,6 +21,8 @@ pub mod image;
 pub mod leaks;
 pub mod machine;
 pub mod scene;
+// The tracer reads and writes this machine's registers.
+#[cfg(target_arch = "x86_64")]
 pub mod trace;
 pub mod ttrpc;
 pub mod wait;

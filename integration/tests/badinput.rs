@@ -214,11 +214,10 @@ fn fields_that_are_not_carried_out_are_named() {
     }
     let scene = Scene::new();
     type Edit = fn(&mut Config) -> &mut Config;
-    let cases: [(&str, Edit); 4] = [
+    let cases: [(&str, Edit); 3] = [
         ("solaris", |c| c.set("/solaris", json!({ "milestone": "x" }))),
         ("windows", |c| c.set("/windows", json!({ "layerFolders": ["x"] }))),
         ("vm", |c| c.set("/vm", json!({ "kernel": { "path": "/x" } }))),
-        ("intelRdt", |c| c.set("/linux/intelRdt", json!({ "l3CacheSchema": "L3:0=f" }))),
     ];
     for (field, edit) in cases {
         let c = scene.container(|c| {

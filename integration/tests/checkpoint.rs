@@ -3,6 +3,7 @@
 
 use dhow_integration::{Scene, eventually, machine, skip_unless};
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -34,7 +35,7 @@ fn a_container_goes_into_an_image_and_comes_back() {
             c.writable().bind(&source, "/data", &["bind"]).args(&[
                 "/bin/sh",
                 "-c",
-                "i=0; while true; do i=$((i+1)); echo $i >/count; sleep 0.05; done",
+                "i=0; while true; do i=$((i+1)); echo $i >/new; mv /new /count; sleep 0.05; done",
             ]);
         })
         .with_busybox();
@@ -59,6 +60,87 @@ fn a_container_goes_into_an_image_and_comes_back() {
     eventually("it counts on from where it was", || count().is_some_and(|count| count > before));
     c.exec(&["/bin/cat", "/data/file"]).ok().says("bound");
     c.delete_force().ok();
+    scene.is_clean();
+}
+
+/// Twice, with processes that came by exec in between, and bind mounts whose mount points are gone.
+#[test]
+fn what_was_restored_is_checkpointed_again() {
+    skip_unless!(criu_works(), "there is no criu that works on this kernel (`criu check`)");
+    let scene = Scene::new();
+    let [outer, inner] = ["outer", "inner"].map(|name| scene.dir().join(name));
+    for dir in [&outer, &inner] {
+        fs::create_dir(dir).unwrap();
+    }
+    fs::write(inner.join("file"), "nested").unwrap();
+    let c = scene
+        .container(|c| {
+            c.writable().args(&["/bin/sleep", "1000"]);
+            c.bind(&outer, "/outer", &["bind"]).bind(&inner, "/outer/for/nested", &["bind"]);
+        })
+        .with_busybox();
+    c.up();
+    let image = scene.dir().join("image");
+    let image = image.to_str().unwrap();
+    let bundle = c.bundle().to_str().unwrap();
+    let mut background: Option<String> = None;
+    for _ in 0..2 {
+        scene.dhow(["checkpoint", "--image-path", image, c.id()]).run().ok();
+        fs::remove_dir_all(outer.join("for")).unwrap();
+        scene.dhow(["restore", "-d", "--image-path", image, "--bundle", bundle, c.id()]).run().ok();
+        c.exec(&["/bin/cat", "/outer/for/nested/file"]).ok().says("nested");
+        if let Some(pid) = &background {
+            c.exec(&["/bin/sh", "-c", &format!("read name </proc/{pid}/comm && [ $name = sleep ]")]).ok();
+        }
+        let clocks = "[ -n \"$(readlink /proc/1/ns/time)\" ] && \
+                      [ \"$(readlink /proc/1/ns/time)\" = \"$(readlink /proc/self/ns/time)\" ]";
+        c.exec(&["/bin/sh", "-c", clocks]).ok();
+        let stay = "sleep 1000 </dev/null >/dev/null 2>&1 & echo $!";
+        background = Some(c.exec(&["/bin/sh", "-c", stay]).ok().stdout.trim().to_owned());
+    }
+    c.delete_force().ok();
+    scene.is_clean();
+}
+
+/// As engines have it: the namespace is there before the container, and stays.
+#[test]
+fn a_network_namespace_of_others_is_joined_again() {
+    skip_unless!(criu_works(), "there is no criu that works on this kernel (`criu check`)");
+    skip_unless!(machine::has_program("ip"), "iproute2 is not installed");
+    let scene = Scene::new();
+    let mut holder = Command::new("unshare");
+    let script = "ip link set lo up; ip address add 10.9.8.7/24 dev lo; echo up; exec sleep 1000";
+    let mut holder = holder
+        .args(["--net", "sh", "-c", script])
+        .stdout(std::process::Stdio::piped())
+        .stdin(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 3];
+    holder.stdout.take().unwrap().read_exact(&mut said).unwrap();
+    let place = format!("/proc/{}/ns/net", holder.id());
+    let c = scene
+        .container(|c| {
+            c.writable().without_namespace("network").args(&["/bin/sleep", "1000"]);
+            c.push("/linux/namespaces", serde_json::json!({"type": "network", "path": place}));
+        })
+        .with_busybox();
+    c.up();
+    let image = scene.dir().join("image");
+    let words = ["--image-path", image.to_str().unwrap()];
+    let bundle = c.bundle().to_str().unwrap();
+    for _ in 0..3 {
+        scene.dhow(["checkpoint"]).args(words).args([c.id()]).run().ok();
+        scene.dhow(["restore", "-d"]).args(words).args(["--bundle", bundle, c.id()]).run().ok();
+        assert_eq!(
+            fs::read_link(format!("/proc/{}/ns/net", c.state()["pid"])).unwrap(),
+            fs::read_link(&place).unwrap()
+        );
+        assert!(c.exec(&["/bin/busybox", "ip", "address"]).ok().stdout.contains("10.9.8.7/24"));
+    }
+    c.delete_force().ok();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
     scene.is_clean();
 }
 

@@ -131,6 +131,29 @@ fn help_is_there_for_every_command() {
 }
 
 #[test]
+fn a_call_without_a_command_shows_what_there_is() {
+    if !is_dhow() {
+        dhow_integration::machine::skip("of dhow's own words");
+        return;
+    }
+    for (words, name, command) in [
+        (&[][..], "dhow ", "checkpoint"),
+        (&["--root", "/nowhere"], "dhow ", "checkpoint"),
+        (&["image"], "dhow image ", "history"),
+    ] {
+        let seen = Runner::new(binary()).args(words).run();
+        assert_eq!((seen.code, seen.stdout.as_str()), (1, ""), "{seen}");
+        assert!(seen.stderr.contains(&format!("Usage: {name}")) && seen.stderr.contains(command), "{seen}");
+        // Commands that are for dhow's own processes.
+        assert!(!seen.stderr.contains("revive"), "{seen}");
+    }
+    let seen = Runner::new(binary()).args(["image", "lss"]).run();
+    assert_eq!(seen.stderr, "dhow: unrecognized subcommand 'lss' (tip: a similar subcommand exists: 'ls')\n");
+    let help = Runner::new(binary()).args(["image", "import", "--help"]).run().ok();
+    assert!(help.stdout.contains("Usage: dhow image import"), "{help}");
+}
+
+#[test]
 fn what_is_unknown_is_named() {
     let scene = Scene::new();
     scene.dhow(["no-such-command"]).run().fails(&["no-such-command"]);

@@ -134,6 +134,16 @@ fn options_change_user_directory_environment_and_capabilities() {
 }
 
 #[test]
+fn a_capability_that_nobody_knows_is_warned_of() {
+    let scene = Scene::new();
+    let c = running(&scene);
+    let caps = ["--cap", "CAP_NO_SUCH", "--cap", "CAP_CHOWN"];
+    let seen = c.exec_with(&caps, &["/payload", "caps"]).run().ok();
+    assert!(seen.stderr.contains("ignoring unknown or unavailable capabilities"), "{seen}");
+    assert!(seen.stderr.contains("CAP_NO_SUCH") && seen.line("bounding=").contains("CAP_CHOWN"), "{seen}");
+}
+
+#[test]
 fn a_process_file_says_it_all() {
     let scene = Scene::new();
     let c = running(&scene);

@@ -271,8 +271,11 @@ fn what_is_switched_on_is_there_and_what_is_off_is_refused() {
         assert!(is_on(switch), "{switch}");
         refused(pointer, value, &[words]);
     }
-    assert!(!is_on("/linux/intelRdt/enabled"));
-    refused("/linux/intelRdt", json!({"closID": "x"}), &["linux.intelRdt"]);
+    for word in ["enabled", "schemata", "monitoring"] {
+        assert!(is_on(&format!("/linux/intelRdt/{word}")), "{word}");
+    }
+    // Where resctrl is mounted, there is no class of that name.
+    refused("/linux/intelRdt", json!({"closID": "no-such-class"}), &["linux.intelRdt"]);
     for kind in ["v1", "v2", "systemd", "systemdUser"] {
         // cgroups.rs and the machine of `make test-vm` have them.
         assert!(is_on(&format!("/linux/cgroup/{kind}")), "{kind}");

@@ -342,10 +342,29 @@ fn network_devices_that_cannot_move_are_named() {
 fn intel_rdt_is_refused_where_there_is_no_resctrl() {
     skip_unless!(!fs::exists("/sys/fs/resctrl/schemata").unwrap(), "resctrl is mounted");
     let scene = Scene::new();
-    let c = scene.container(|c| {
-        c.set("/linux/intelRdt", json!({ "closID": "x" }));
-    });
-    c.create().fails(&["linux.intelRdt", "resctrl is not mounted"]);
+    for asked in
+        [json!({ "closID": "x" }), json!({ "l3CacheSchema": "L3:0=f" }), json!({ "enableMonitoring": true })]
+    {
+        let c = scene.container(|c| {
+            c.set("/linux/intelRdt", asked.clone());
+        });
+        c.create().fails(&["linux.intelRdt", "resctrl is not mounted", "mount -t resctrl"]);
+    }
+    scene.is_clean();
+}
+
+#[test]
+fn a_class_of_service_is_updated_where_there_is_one() {
+    let scene = Scene::new();
+    let c = scene.container(|_| {});
+    c.create().ok();
+    for (flag, schema) in [("--l3-cache-schema", "L3:0=f"), ("--mem-bw-schema", "MB:0=20")] {
+        scene.dhow(["update", flag, schema, c.id()]).run().fails(&["was created without linux.intelRdt"]);
+    }
+    scene
+        .dhow(["update", "--mem-bw-schema", "20", c.id()])
+        .run()
+        .fails(&["memBwSchema", "does not start with MB:"]);
 }
 
 #[test]

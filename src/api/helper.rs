@@ -4,6 +4,7 @@ use super::handle::Runtime;
 use super::job::{After, Answer, Ended, Job, Reply, Work, carry_out};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
+use crate::process::reaper;
 use crate::runtime::{self, Context};
 use crate::sys::clone::{Child, Forked, before_exec, clone3, exit_now};
 use crate::sys::{fd, selfexe, socket};
@@ -59,6 +60,7 @@ static CALLED: AtomicBool = AtomicBool::new(false);
 /// dhow::helper();
 /// ```
 pub fn helper() {
+    reaper::be_it_if_asked();
     CALLED.store(true, Ordering::Relaxed);
     let mut argv = std::env::args();
     if argv.next().as_deref() != Some(NAME) {

@@ -17,6 +17,7 @@ mod limits_v2;
 mod node;
 mod oom;
 mod place;
+pub mod resctrl;
 mod signal;
 mod stats;
 pub mod systemd;

@@ -55,10 +55,9 @@ fn names(commands: &[Command]) -> String {
 /// What is proposed in place of a first argument.
 fn arguments(command: &Command) -> String {
     match command.name {
-        "image" => names(super::image::COMMANDS),
         "help" => names(COMMANDS),
         "completion" => "bash zsh fish".to_owned(),
-        _ => String::new(),
+        other => names(super::nested::commands(other)),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::runtime::{self, FromImage};
 use std::path::PathBuf;
 
 /// How many options there are.
-pub(super) const COUNT: usize = 43;
+pub(super) const COUNT: usize = 45;
 
 /// They mean something only together with `--image`.
 pub(super) const FLAGS: [Flag; COUNT] = [
@@ -21,10 +21,15 @@ pub(super) const FLAGS: [Flag; COUNT] = [
     option("user", "USER[:GROUP]", "who runs the payload, by the image's passwd and group").short('u'),
     option("workdir", "DIR", "where the payload is run; made when it is missing").short('w'),
     option("entrypoint", "PROGRAM", "in place of the image's Entrypoint and Cmd"),
+    switch("init", "have an init pass signals on and wait for orphans: PID 1, before the payload"),
     switch("read-only", "make the root filesystem read-only"),
-    option("volume", "SOURCE:DIR[:OPTIONS]", "mount a directory of the host; DIR alone is a scratch volume")
-        .short('v')
-        .many(),
+    option(
+        "volume",
+        "SOURCE:DIR[:OPTIONS]",
+        "mount a directory of the host, or a volume by its name; DIR alone is a scratch one",
+    )
+    .short('v')
+    .many(),
     option("tmpfs", "DIR[:OPTIONS]", "mount a tmpfs").many(),
     option("memory", "BYTES", "memory limit; k, m and g may follow").short('m'),
     option("cpus", "N", "how many CPUs' time it may use: 1.5"),
@@ -43,7 +48,7 @@ pub(super) const FLAGS: [Flag; COUNT] = [
     option("device", "DEVICE[:PLACE][:rwm]", "give a device of the host").many(),
     option("mount", "type=TYPE,source=PATH,target=DIR", "mount; TYPE is bind, tmpfs or volume; also ro")
         .many(),
-    option("pid", "NAMESPACE", "private or host: whose processes it sees [default: private]"),
+    option("pid", "NAMESPACE", "private, host or container:ID: whose processes it sees [default: private]"),
     option("ipc", "NAMESPACE", "private or host: whose shared memory [default: private]"),
     option("uts", "NAMESPACE", "private or host: whose host name [default: private]"),
     option("group-add", "GROUP", "one more group of the payload, by the image's group file").many(),
@@ -57,9 +62,14 @@ pub(super) const FLAGS: [Flag; COUNT] = [
     option("memory-reservation", "BYTES", "memory that it is to keep when memory is short"),
     option("cpu-shares", "N", "CPU weight against others; 1024 is usual").short('c'),
     option("cpuset-cpus", "LIST", "which CPUs it may use: 0-3,8"),
+    option(
+        "cgroup-parent",
+        "CGROUP",
+        "the cgroup to make the container's in: a path, or a slice of systemd's",
+    ),
     option("oom-score-adj", "N", "-1000 to 1000: how soon the kernel ends it when memory is out"),
     option("platform", "OS/ARCH", "which image of an archive or layout [default: this machine's]"),
-    option("network", "NETWORK", "none (loopback only), host, or cni:NAME [default: none]"),
+    option("network", "NETWORK", "none (loopback only), host, container:ID or cni:NAME [default: none]"),
     option("publish", "[ADDRESS:]HOST:PORT[/PROTOCOL]", "publish a port of the container (CNI)")
         .short('p')
         .many(),
@@ -120,6 +130,7 @@ pub(super) fn from_image(args: &Args) -> Result<Option<FromImage>> {
         network: args.value("network").map(str::to_owned),
         cni_directory: args.value("cni-conf-dir").map(PathBuf::from),
         publish: args.values("publish"),
+        cgroup_parent: args.value("cgroup-parent").map(str::to_owned),
         platform: super::image::platform(args)?,
     }))
 }
@@ -134,6 +145,7 @@ fn options(args: &Args) -> Result<Options> {
         user: text("user"),
         workdir: text("workdir"),
         entrypoint: text("entrypoint"),
+        init: args.is_on("init"),
         read_only: args.is_on("read-only"),
         volumes: args.values("volume"),
         tmpfs: args.values("tmpfs"),

@@ -56,11 +56,27 @@ fn subcommand(command: &'static Command) -> clap::Command {
         .args(positionals)
 }
 
+/// What clap is to know: the program itself, or a command that has commands of its own.
+pub struct Face {
+    /// As it is called.
+    pub name: &'static str,
+    /// One line about it.
+    pub about: &'static str,
+    /// What `--version` prints behind the name.
+    pub version: &'static str,
+    /// The options of all its commands.
+    pub globals: &'static [Flag],
+    /// Its commands.
+    pub commands: &'static [Command],
+}
+
 /// The whole command line as clap knows it: also what completions and man pages are made from.
-pub fn build(globals: &'static [Flag], commands: &'static [Command], version: &'static str) -> clap::Command {
-    clap::Command::new("dhow")
-        .about("A low-level OCI runtime: small, fast, and safe")
-        .version(version)
+pub fn build(face: &Face) -> clap::Command {
+    let Face { globals, commands, .. } = *face;
+    clap::Command::new(face.name)
+        .bin_name(face.name)
+        .about(face.about)
+        .version(face.version)
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(false)
@@ -78,16 +94,12 @@ fn is_everywhere(flag: &Flag, commands: &[Command]) -> bool {
 ///
 /// # Errors
 /// clap's own error, which is also how it answers `--help` and `--version`.
-pub fn parse(
-    argv: &[String],
-    globals: &'static [Flag],
-    commands: &'static [Command],
-    version: &'static str,
-) -> Result<Parsed, clap::Error> {
+pub fn parse(argv: &[String], face: &Face) -> Result<Parsed, clap::Error> {
+    let Face { globals, commands, .. } = *face;
     let named = argv.iter().find_map(|word| commands.iter().find(|command| command.name == *word));
     let flags = named.map_or(&[][..], |command| command.flags);
-    let words = std::iter::once("dhow".to_owned()).chain(with_double_dashes(argv, globals, flags));
-    let matches = build(globals, commands, version).try_get_matches_from(words)?;
+    let words = std::iter::once(face.name.to_owned()).chain(with_double_dashes(argv, globals, flags));
+    let matches = build(face).try_get_matches_from(words)?;
     let (name, sub) =
         matches.subcommand().ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
     let command = commands

@@ -4,7 +4,7 @@ use super::list::{print, to_text};
 use super::progress::Bar;
 use super::registry;
 use super::table::{Args, Command, Flag, Positional, option, switch};
-use super::{help, parse, unknown};
+use super::{nested, unknown};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::Use;
@@ -38,18 +38,18 @@ pull and push use the credentials that `docker login` or `podman login` stored, 
     }],
     flags: &[],
     enters: false,
-    run,
+    run: |context, args| nested::run("image", context, args),
 };
 
-const FORMAT: Flag = option("format", "FORMAT", "table or json [default: table]");
+pub(super) const FORMAT: Flag = option("format", "FORMAT", "table or json [default: table]");
 const BACKING: Flag = option(
     "backing",
     "KIND",
     "how layers are kept: dir unpacks them; erofs points into plain archives (root, Linux 6.12); auto tries [default: dir]",
 );
-const QUIET: Flag = switch("quiet", "print ids only").short('q');
+pub(super) const QUIET: Flag = switch("quiet", "print ids only").short('q');
 
-const fn name(name: &'static str, help: &'static str) -> Positional {
+pub(super) const fn name(name: &'static str, help: &'static str) -> Positional {
     Positional {
         name,
         required: true,
@@ -155,22 +155,6 @@ pub(super) const COMMANDS: &[Command] = &[
         save_image,
     ),
 ];
-
-fn run(context: &Context, args: &Args) -> Result<i32> {
-    let words = &args.positionals;
-    if let Some(parsed) = parse::parse(words, &[], COMMANDS) {
-        return (parsed.command.run)(context, &parsed.args);
-    }
-    match help::parse(words, &[], COMMANDS, super::VERSION) {
-        Ok(parsed) => (parsed.command.run)(context, &parsed.args),
-        Err(error) if error.use_stderr() => {
-            let words = super::one_line(&error.to_string());
-            let words = words.trim_end().trim_start_matches("dhow: ").to_owned();
-            Err(Error::new(Class::Usage, "dhow image").because(words))
-        }
-        Err(error) => print(&error.to_string().replace("dhow", "dhow image")),
-    }
-}
 
 /// Has a command deal with files of all owners, which a user without root's rights has elsewhere.
 pub(super) fn with_owners(work: impl FnOnce() -> Result<i32>) -> Result<i32> {
@@ -282,7 +266,7 @@ fn list(context: &Context, args: &Args) -> Result<i32> {
 }
 
 /// Rows in columns that are as wide as their widest cell.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0) + 2;
     let line = |row: &[String; N]| {
         let cells = row.iter().enumerate().map(|(column, cell)| format!("{cell:0$}", width(column)));

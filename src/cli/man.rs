@@ -92,7 +92,7 @@ fn positionals(command: &Command) -> String {
     command.positionals.iter().map(one).collect()
 }
 
-/// A command of `image`, as a section of its page.
+/// A command of `image` or `volume`, as a section of its page.
 fn part(page: &mut String, command: &Command) {
     let (name, about) = (command.name, escaped(command.about));
     let _ = writeln!(page, ".SS \\fB{name}\\fR [options]{}\n{about}.", positionals(command));
@@ -126,9 +126,10 @@ fn page(command: &Command) -> String {
         page.push_str(".SH OPTIONS\nThe global options are in\n.BR dhow (8).\n");
         flags(&mut page, command.flags);
     }
-    if name == "image" {
+    let commands = super::nested::commands(name);
+    if !commands.is_empty() {
         page.push_str(".SH COMMANDS\n");
-        super::image::COMMANDS.iter().for_each(|command| part(&mut page, command));
+        commands.iter().for_each(|command| part(&mut page, command));
     }
     page.push_str(STATUS);
     page + ".SH SEE ALSO\n.BR dhow (8)\n"

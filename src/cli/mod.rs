@@ -24,6 +24,7 @@ mod logs;
 #[cfg(test)]
 mod man;
 mod monitor;
+mod nested;
 mod parse;
 mod pause;
 mod progress;
@@ -39,6 +40,7 @@ mod stop;
 mod table;
 mod timings;
 mod update;
+mod volume;
 
 pub use parse::Parsed;
 pub use table::{Args, Command};
@@ -49,6 +51,7 @@ use crate::log::{self, Format, Level, Sink};
 use crate::runtime::Context;
 use crate::sys::selfexe;
 use clap::error::ErrorKind;
+use help::Face;
 use nix::unistd::geteuid;
 use std::path::PathBuf;
 use table::{Flag, option, switch};
@@ -103,6 +106,7 @@ const COMMANDS: &[Command] = &[
     features::COMMAND,
     seccomp::COMMAND,
     image::COMMAND,
+    volume::COMMAND,
     bundle::COMMAND,
     diff::COMMAND,
     commit::COMMAND,
@@ -118,6 +122,14 @@ const COMMANDS: &[Command] = &[
 /// for `NAME version X`, podman for the first line and `spec:`; each takes this form.
 pub const VERSION: &str =
     concat!("version ", env!("CARGO_PKG_VERSION"), "\ncommit: ", env!("DHOW_COMMIT"), "\nspec: 1.3.0");
+
+const FACE: Face = Face {
+    name: "dhow",
+    about: "A low-level OCI runtime: small, fast, and safe",
+    version: VERSION,
+    globals: GLOBALS,
+    commands: COMMANDS,
+};
 
 /// What a call comes to when it is not one command's to carry out.
 #[derive(Debug)]
@@ -141,13 +153,32 @@ pub fn understand(argv: &[String]) -> Call {
     if let Some(text) = help::topic(argv) {
         return Call::Text(text);
     }
-    match help::parse(argv, GLOBALS, COMMANDS, VERSION) {
+    match help::parse(argv, &FACE) {
         Ok(parsed) => Call::Command(parsed),
-        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            Call::Wrong(error.to_string())
-        }
-        Err(error) if error.use_stderr() => Call::Wrong(one_line(&error.to_string())),
-        Err(error) => Call::Text(error.to_string()),
+        Err(error) => match told(&error, &FACE) {
+            Told::Help(text) => Call::Text(text),
+            Told::Usage(text) => Call::Wrong(text),
+            Told::Mistake(words) => Call::Wrong(format!("dhow: {words}\n")),
+        },
+    }
+}
+
+/// What clap says in place of a command.
+enum Told {
+    /// What was asked for.
+    Help(String),
+    /// The help of a call without a command: what there is.
+    Usage(String),
+    /// One line.
+    Mistake(String),
+}
+
+fn told(error: &clap::Error, face: &Face) -> Told {
+    match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Told::Usage(error.to_string()),
+        ErrorKind::MissingSubcommand => Told::Usage(help::build(face).render_help().to_string()),
+        _ if error.use_stderr() => Told::Mistake(one_line(&error.to_string())),
+        _ => Told::Help(error.to_string()),
     }
 }
 
@@ -166,7 +197,7 @@ fn one_line(text: &str) -> String {
     };
     let hint = paragraphs.find(|paragraph| paragraph.starts_with("tip: ")).map(|tip| format!(" ({tip})"));
     let hint = hint.unwrap_or_else(|| " (try --help)".to_owned());
-    format!("dhow: {}{hint}\n", wrong.strip_prefix("error: ").unwrap_or(&wrong))
+    format!("{}{hint}", wrong.strip_prefix("error: ").unwrap_or(&wrong))
 }
 
 impl Parsed {
@@ -328,8 +359,7 @@ mod tests {
     fn both_parsers_agree() {
         for line in LINES {
             let ours = fast(line).unwrap_or_else(|| panic!("{line}: left to clap"));
-            let claps = help::parse(&words(line), GLOBALS, COMMANDS, VERSION)
-                .unwrap_or_else(|e| panic!("{line}: {e}"));
+            let claps = help::parse(&words(line), &FACE).unwrap_or_else(|e| panic!("{line}: {e}"));
             assert_eq!(ours.command.name, claps.command.name, "{line}");
             assert_eq!(ours.args.positionals, claps.args.positionals, "{line}");
             assert_eq!(ours.args.last, claps.args.last, "{line}");
@@ -407,7 +437,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        help::build(GLOBALS, COMMANDS, VERSION).debug_assert();
+        help::build(&FACE).debug_assert();
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::table::{Args, Command, ID, option};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::runtime::{self, Context};
 use crate::spec::load;
-use crate::spec::{BlockIo, Cpu, Memory, Pids, Resources};
+use crate::spec::{BlockIo, Cpu, IntelRdt, Memory, Pids, Resources};
 use std::io::Read;
 use std::path::Path;
 
@@ -36,6 +36,8 @@ pub(super) const COMMAND: Command = Command {
             .hidden(),
         option("kernel-memory-tcp", "BYTES", "limit of TCP buffers, cgroup v1"),
         option("pids-limit", "N", "most processes; -1 is unlimited"),
+        option("l3-cache-schema", "SCHEMA", "parts of the L3 cache, as L3:0=ff;1=f0 (resctrl)"),
+        option("mem-bw-schema", "SCHEMA", "memory bandwidth, as MB:0=20;1=70 (resctrl)"),
     ],
     enters: false,
     run,
@@ -51,7 +53,17 @@ fn run(context: &Context, args: &Args) -> Result<i32> {
         Some(file) => load::parse(&load::read(Path::new(file))?, Path::new(file))?,
         None => from_options(args)?,
     };
-    runtime::update(context, args.id(), &resources).map(|()| 0)
+    let service = IntelRdt {
+        l3_cache_schema: args.value("l3-cache-schema").unwrap_or_default().to_owned(),
+        mem_bw_schema: args.value("mem-bw-schema").unwrap_or_default().to_owned(),
+        ..IntelRdt::default()
+    };
+    service.check()?;
+    runtime::update(context, args.id(), &resources)?;
+    if service != IntelRdt::default() {
+        runtime::update_service(context, args.id(), &service)?;
+    }
+    Ok(0)
 }
 
 fn from_options(args: &Args) -> Result<Resources> {

@@ -28,6 +28,9 @@ pub struct Origin {
     pub manifest: Digest,
     /// Blobs and layers that must stay as long as the bundle does.
     pub keep: Vec<Digest>,
+    /// The named volumes that its container has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
 }
 
 impl Origin {
@@ -92,7 +95,8 @@ pub fn write(store: &Store, image: &Image, directory: &Path, options: &Options) 
     let mut keep = vec![image.digest, image.id()];
     keep.extend(image.manifest.layers.iter().map(|layer| layer.digest));
     keep.extend(store.layer_ids(&image.config)?);
-    let origin = Origin { name: image.name.clone(), manifest: image.digest, keep };
+    let volumes = options.named.keys().cloned().collect();
+    let origin = Origin { name: image.name.clone(), manifest: image.digest, keep, volumes };
     for (name, document) in [(IMAGE, json!(origin)), (Overlay::FILE, json!(overlay)), ("config.json", config)]
     {
         std::fs::write(directory.join(name), format!("{document:#}\n")).doing_on(doing, shown)?;
@@ -195,6 +199,9 @@ fn config(image: &Image, overlay: &Overlay, options: &Options) -> Result<Value> 
     config["hostname"] = json!(options.hostname.as_deref().unwrap_or("dhow"));
     config["annotations"] = annotations(image, &run, options)?;
     options::resources(options, &mut config["linux"]["resources"])?;
+    if let Some(path) = &options.cgroups_path {
+        config["linux"]["cgroupsPath"] = json!(path);
+    }
     if let Some(adjust) = options.oom_score_adj {
         config["process"]["oomScoreAdj"] = json!(adjust);
     }
@@ -265,7 +272,7 @@ fn network(options: &Options, config: &mut Value) {
         if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
             namespaces.retain(|namespace| namespace["type"] != "network");
         }
-    } else {
+    } else if !options.joins.contains_key("network") {
         // The ports of a network of one's own need no privilege: an image's user may be anyone.
         config["linux"]["sysctl"] = json!({"net.ipv4.ip_unprivileged_port_start": "0"});
     }
@@ -329,6 +336,12 @@ fn annotations(image: &Image, run: &RunConfig, options: &Options) -> Result<Valu
         }
     }
     all.extend(options::labels(options)?.into_iter().map(|(key, value)| (key, json!(value))));
+    for (kind, other) in options::joins(options) {
+        all.insert(format!("{}{kind}", annotations::JOIN), json!(other));
+    }
+    if options.init {
+        all.insert(annotations::INIT.into(), json!("true"));
+    }
     all.insert(Overlay::ANNOTATION.into(), json!(image.name));
     all.insert("org.dhow.image.digest".into(), json!(image.digest));
     Ok(Value::Object(all))

@@ -7,6 +7,7 @@ use super::options::{self, Options};
 use super::owners;
 use super::store::{Image, Store};
 use super::tree::{self, Owner};
+use super::volumes;
 use crate::error::{Class, Context as _, Error, Result};
 use crate::sys;
 use nix::errno::Errno;
@@ -30,6 +31,11 @@ pub fn place(images: &Path) -> PathBuf {
 /// Where a container's directory is.
 pub fn directory(images: &Path, id: &str) -> PathBuf {
     images.join(PLACE).join(id)
+}
+
+/// The name that a container has for itself, if it has a directory.
+pub fn hostname(place: &Path) -> Option<String> {
+    std::fs::read_to_string(place.join("hostname")).ok().map(|text| text.trim_end().to_owned())
 }
 
 /// Makes a container's directory.
@@ -59,6 +65,7 @@ pub fn make(store: &Store, image: &Image, id: &str, options: &Options) -> Result
         if nix::unistd::geteuid().is_root() {
             options.own_volumes = make_volumes(store, image, &place, &options)?;
         }
+        options.named = volumes::prepare(store, image, &options)?;
         bundle::write(store, image, &place, &options)?;
         // A child that is forked later has a copy of every fd: the lock is given up, not just closed.
         flock(&lock, FlockOperation::Unlock).doing(doing)
@@ -139,6 +146,12 @@ fn write_etc(place: &Path, hostname: &str, options: &Options) -> Result<()> {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).doing(doing)
     };
     write("hostname", format!("{hostname}\n"))?;
+    if let Some(other) = &options.etc_of {
+        // Its names are those of its network; where it shares them itself, the link is followed on.
+        return ["hosts", "resolv.conf"].into_iter().try_for_each(|name| {
+            std::os::unix::fs::symlink(other.join(name), place.join(name)).doing(doing)
+        });
+    }
     let of_host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let more = options::host_lines(options)?;
     let own = if options.host_network { of_host("/etc/hosts") } else { hosts(hostname, &[]) };

@@ -31,6 +31,7 @@ pub mod store;
 pub mod tar;
 pub mod tree;
 pub mod unpack;
+pub mod volumes;
 
 #[cfg(test)]
 mod hostile_test;

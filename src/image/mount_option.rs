@@ -1,6 +1,7 @@
 //! `--mount type=…,source=…,target=…`, in Docker's words.
 
-use super::options::{Options, scratch, wrong};
+use super::options::{Options, named, scratch, wrong};
+use super::volumes::{self, Wanted};
 use crate::error::Result;
 use serde_json::{Value, json};
 
@@ -13,6 +14,7 @@ struct Asked<'a> {
     readonly: bool,
     propagation: Option<&'a str>,
     data: Vec<String>,
+    nocopy: bool,
 }
 
 /// Parses `KEY=VALUE,…`.
@@ -31,6 +33,8 @@ fn parse(text: &str) -> Result<Asked<'_>> {
                 "bind-propagation",
                 word @ ("private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared"),
             ) => asked.propagation = Some(word),
+            ("volume-nocopy", "" | "true" | "1") => asked.nocopy = true,
+            ("volume-nocopy", "false" | "0") => asked.nocopy = false,
             ("tmpfs-size", size) if !size.is_empty() => asked.data.push(format!("size={size}")),
             ("tmpfs-mode", mode) if !mode.is_empty() => asked.data.push(format!("mode={mode}")),
             ("type" | "readonly" | "ro" | "bind-propagation", value) => {
@@ -51,6 +55,16 @@ pub(super) fn scratch_place(text: &str) -> Option<String> {
     (asked.kind == "volume" && asked.source.is_none()).then(|| asked.target.to_owned())
 }
 
+/// The named volume that is asked for, if it is one.
+///
+/// # Errors
+/// For what is no mount.
+pub(super) fn named_volume(text: &str) -> Result<Option<Wanted>> {
+    let asked = parse(text)?;
+    let name = asked.source.filter(|name| asked.kind == "volume" && volumes::is_name(name));
+    Ok(name.map(|name| Wanted { name: name.to_owned(), place: asked.target.to_owned(), fill: !asked.nocopy }))
+}
+
 /// The mount of config.json.
 ///
 /// # Errors
@@ -64,6 +78,9 @@ pub(super) fn mount(text: &str, options: &Options) -> Result<Value> {
     };
     if asked.kind != "tmpfs" {
         own("tmpfs-size or tmpfs-mode", !asked.data.is_empty())?;
+    }
+    if asked.kind != "volume" {
+        own("volume-nocopy", asked.nocopy)?;
     }
     if asked.kind != "bind" {
         own("bind-propagation", asked.propagation.is_some())?;
@@ -79,8 +96,12 @@ pub(super) fn mount(text: &str, options: &Options) -> Result<Value> {
         ("tmpfs", None) => json!({"destination": asked.target, "type": "tmpfs", "source": "tmpfs",
             "options": ["nosuid", "nodev", "noexec"]}),
         ("tmpfs", Some(_)) => return Err(refuse("a tmpfs has no source")),
+        (_, Some(name)) if volumes::is_name(name) => json!({"destination": asked.target, "type": "bind",
+            "source": named(name, options)?, "options": ["rbind"]}),
         (_, Some(_)) => {
-            return Err(refuse("there are no named volumes").hint("type=bind takes a directory of the host"));
+            return Err(
+                refuse("the source is no volume's name").hint("type=bind takes a directory of the host")
+            );
         }
         (_, None) => {
             scratch(asked.target, options).ok_or_else(|| refuse("the target is no place for one"))?

@@ -1,6 +1,7 @@
 //! What a person asks of a container made from an image, in the words that Docker and podman take.
 
 use super::mount_option;
+use super::volumes::{self, Wanted};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::spec::{annotations, defaults, load};
 use serde_json::{Value, json};
@@ -84,15 +85,33 @@ pub struct Options {
     pub cpuset_cpus: Option<String>,
     /// How gladly the kernel ends it when memory is out.
     pub oom_score_adj: Option<i32>,
+    /// Whether an init of dhow's own comes before the payload.
+    pub init: bool,
+    /// Containers whose namespaces are shared, by `network` or `pid`.
+    pub joins: BTreeMap<String, String>,
+    /// The container's cgroup, in the words of `linux.cgroupsPath`.
+    pub cgroups_path: Option<String>,
     /// Whether the network is the host's.
     pub host_network: bool,
     /// Whether the writable layer goes when the payload ends, so that it need not be on the disk.
     pub ephemeral: bool,
+    /// The directory of the container whose network, and so /etc/hosts and /etc/resolv.conf, is shared.
+    pub etc_of: Option<PathBuf>,
     /// The directory of the container's own /etc/hostname, /etc/hosts and /etc/resolv.conf.
     pub etc: Option<PathBuf>,
     /// Directories of the container's own for volumes without a source, by their places; the others
     /// are kept in memory.
     pub own_volumes: BTreeMap<String, PathBuf>,
+    /// Directories of named volumes, by their names.
+    pub named: BTreeMap<String, PathBuf>,
+}
+
+/// The containers whose namespaces are shared, by the kind of namespace.
+pub(super) fn joins(options: &Options) -> BTreeMap<String, String> {
+    let mut all = options.joins.clone();
+    let pid = options.pid.as_deref().and_then(|asked| asked.strip_prefix("container:"));
+    all.extend(pid.map(|id| ("pid".to_owned(), id.to_owned())));
+    all
 }
 
 /// The error for an option's value.
@@ -203,10 +222,10 @@ fn volume(text: &str, options: &Options) -> Result<Value> {
     if !place.starts_with('/') {
         return Err(refuse("the place in the container must be absolute"));
     }
-    if !source.starts_with(['/', '.']) {
-        return Err(
-            refuse("there are no named volumes").hint("give a directory of the host: /PATH or ./PATH")
-        );
+    let is_named = !source.starts_with(['/', '.']);
+    if is_named && !volumes::is_name(source) {
+        return Err(refuse("the source is neither a path nor a volume's name")
+            .hint("give a directory of the host: /PATH or ./PATH"));
     }
     let mut mount_options = vec!["rbind".to_owned()];
     for word in words.split(',').filter(|word| !word.is_empty()) {
@@ -216,14 +235,51 @@ fn volume(text: &str, options: &Options) -> Result<Value> {
             "ro" | "nosuid" | "nodev" | "noexec" | "private" | "rprivate" | "slave" | "rslave" | "shared"
             | "rshared" => mount_options.push(word.to_owned()),
             "bind" | "rbind" => mount_options[0] = word.to_owned(),
+            NOCOPY if is_named => {}
             other => return Err(refuse(&format!("there is no option {other:?}"))),
         }
+    }
+    if is_named {
+        return Ok(json!({"destination": place, "type": "bind", "source": named(source, options)?,
+            "options": mount_options}));
     }
     let source = std::path::absolute(source).doing_on("find the source of a volume", || source)?;
     if !source.exists() {
         return Err(refuse("the source is not there").hint(format!("make it: {}", source.display())));
     }
     Ok(json!({"destination": place, "type": "bind", "source": source, "options": mount_options}))
+}
+
+/// The option by which a volume does not begin with what the image has.
+const NOCOPY: &str = "nocopy";
+
+/// Where a named volume's files are.
+///
+/// # Errors
+/// [`Class::Usage`] for a bundle, which nobody could ask whether it has the volume still.
+pub(super) fn named<'a>(name: &str, options: &'a Options) -> Result<&'a PathBuf> {
+    options.named.get(name).ok_or_else(|| {
+        wrong("volume", name, "a bundle has no named volumes")
+            .hint("`dhow run --image` has; a bundle takes a directory of the host: /PATH or ./PATH")
+    })
+}
+
+/// The named volumes that the options ask for.
+///
+/// # Errors
+/// For a `--mount` that is none.
+pub(super) fn named_volumes(options: &Options) -> Result<Vec<Wanted>> {
+    let of_volume = |text: &String| {
+        let mut parts = text.split(':');
+        let (name, place, words) = (parts.next()?, parts.next()?, parts.next().unwrap_or_default());
+        let fill = !words.split(',').any(|word| word == NOCOPY);
+        volumes::is_name(name).then(|| Wanted { name: name.to_owned(), place: place.to_owned(), fill })
+    };
+    let mut all: Vec<Wanted> = options.volumes.iter().filter_map(of_volume).collect();
+    for text in &options.mounts {
+        all.extend(mount_option::named_volume(text)?);
+    }
+    Ok(all)
 }
 
 /// The places of volumes without a source that the caller asks for.
@@ -444,7 +500,17 @@ mod tests {
         assert_eq!(of("/data").unwrap()["type"], "tmpfs");
         let here = of("./src:/x").unwrap()["source"].as_str().unwrap().to_owned();
         assert_eq!(Path::new(&here), std::env::current_dir().unwrap().join("src"));
-        for text in ["/tmp:x", "data:/x", "/tmp:/x:nonsense", "/a:/b:c:d", "x", "/no/such/place:/x"] {
+        for text in [
+            "/tmp:x",
+            "da ta:/x",
+            "data:/x",
+            "data:/x:nonsense",
+            "/tmp:/x:nocopy",
+            "/tmp:/x:nonsense",
+            "/a:/b:c:d",
+            "x",
+            "/no/such/place:/x",
+        ] {
             assert!(of(text).is_err(), "{text}");
         }
         let of = |text: &str| {

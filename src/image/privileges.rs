@@ -26,6 +26,11 @@ pub(super) fn apply(options: &Options, config: &mut Value) -> Result<()> {
         match asked.as_deref() {
             None | Some("" | "private") => {}
             Some("host") => share(kind, config),
+            // What is written down is its id: its processes may be others by then.
+            Some(other) if kind == "pid" && other.starts_with("container:") => {}
+            Some(other) if kind == "pid" => {
+                return Err(wrong(option, other, "it is private, host or container:ID"));
+            }
             Some(other) => {
                 return Err(wrong(option, other, "it is private or host")
                     .hint("a namespace of another container can be joined by linux.namespaces of a bundle"));
@@ -207,8 +212,8 @@ mod tests {
         let kinds = config["linux"]["namespaces"].to_string();
         assert!(!["\"pid\"", "\"ipc\"", "\"uts\""].iter().any(|kind| kinds.contains(kind)), "{kinds}");
         assert!(kinds.contains("\"mount\"") && config.get("hostname").is_none());
-        let other = Options { pid: Some("container:x".into()), ..Options::default() };
+        let other = Options { pid: Some("nonsense".into()), ..Options::default() };
         let error = apply(&other, &mut profile::config()).unwrap_err().to_string();
-        assert!(error.contains("--pid") && error.contains("private or host"), "{error}");
+        assert!(error.contains("--pid") && error.contains("container:ID"), "{error}");
     }
 }

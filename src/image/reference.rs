@@ -42,13 +42,10 @@ impl Reference {
         if tag.is_empty() || tag.len() > 128 || tag.starts_with(['.', '-']) || !tag.chars().all(tag_char) {
             return Err(wrong("its tag is no tag"));
         }
-        let host_char = |c: char| c.is_ascii_alphanumeric() || ".:-[]".contains(c);
-        let port = host.rsplit_once(':').filter(|_| !host.ends_with(']')).map(|(name, port)| {
-            let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-            is_number && (!name.contains(':') || name.ends_with(']'))
-        });
-        if port == Some(false) || !host.chars().all(host_char) || !path.split('/').all(is_component) {
-            return Err(wrong("a name has lower-case letters, digits, and `.`, `_`, `-` between them"));
+        if !is_host(host) || !path.split('/').all(is_component) {
+            return Err(wrong(
+                "a name has lower-case letters, digits, and one `.`, `_`, `__` or `-` between them",
+            ));
         }
         let repository = format!("{host}/{path}");
         match repository.len() {
@@ -77,9 +74,30 @@ impl Reference {
     }
 }
 
+/// Docker's grammar of a name's parts: letters and digits, and between them a dot, one or two underscores,
+/// or dashes. So no part is `..`, wherever a name becomes a path.
 fn is_component(part: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    part.starts_with(plain) && part.ends_with(plain) && part.chars().all(|c| plain(c) || "._-".contains(c))
+    let is_separator = |text: &str| matches!(text, "." | "_" | "__") || text.bytes().all(|byte| byte == b'-');
+    part.starts_with(plain) && part.ends_with(plain) && part.split(plain).all(is_separator)
+}
+
+/// A registry: a domain's name or an address, and maybe a port.
+fn is_host(host: &str) -> bool {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !host.ends_with(']') => (name, Some(port)),
+        _ => (host, None),
+    };
+    let is_label = |label: &str| {
+        let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.chars().all(inner)
+    };
+    let is_address = |text: &str| text.parse::<std::net::Ipv6Addr>().is_ok();
+    let is_name = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => is_address(address),
+        None => name.split('.').all(is_label),
+    };
+    is_name && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
 impl fmt::Display for Reference {
@@ -101,6 +119,8 @@ mod tests {
             ("localhost/app:1", "localhost/app:1"),
             ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
             ("index.docker.io/busybox", "docker.io/library/busybox:latest"),
+            ("me/a__b.c---d", "docker.io/me/a__b.c---d:latest"),
+            ("[::1]:5000/a", "[::1]:5000/a:latest"),
         ] {
             assert_eq!(Reference::parse(short).unwrap().to_string(), full);
         }
@@ -111,6 +131,11 @@ mod tests {
         assert_eq!(kept, format!("docker.io/library/a:sha256-{}", digest.hex()));
         assert!(Reference::parse(&kept).is_ok());
         for wrong in ["", "A", "a:", "a/../b", "a//b", "/a", "a:b:c/d", "x@sha256:12", "-a", "a:../x"] {
+            assert!(Reference::parse(wrong).is_err(), "{wrong}");
+        }
+        for wrong in
+            ["a..b", "a.-b", "a___b", "../a", "a..b/c", "-a.b/c", "[..]/a", "a.b:x/c", "a.b:/c", ":/c"]
+        {
             assert!(Reference::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -44,35 +44,29 @@ impl Sets {
             permitted: bits(&capabilities.permitted),
             ambient: bits(&capabilities.ambient),
         };
-        unknown.sort_unstable();
-        unknown.dedup();
-        if !unknown.is_empty() {
-            log::warn(&format!("ignoring unknown or unavailable capabilities: {}", unknown.join(", ")));
-        }
+        warn_of(unknown);
         sets
     }
 
-    /// Adds one capability by name to every set but the inheritable and ambient ones, as
-    /// `exec --cap` does (CVE-2022-29162: the inheritable set stays as it is).
-    ///
-    /// # Errors
-    /// [`Class::Usage`] for an unknown name.
-    pub fn add(&mut self, name: &str) -> Result<()> {
-        let capability = Capability::from_str(name)
-            .map_err(|_| Error::new(Class::Usage, "unknown capability").on(name.to_owned()))?;
-        for set in [&mut self.bounding, &mut self.effective, &mut self.permitted] {
-            *set |= capability.bitmask();
+    /// Adds capabilities by name to every set but the inheritable one, as `exec --cap` does
+    /// (CVE-2022-29162: the inheritable set stays as it is). One that this dhow does not know is warned of
+    /// and left out, as it is in a config.json.
+    pub fn add(&mut self, names: &[String]) {
+        let mut unknown = Vec::new();
+        for name in names {
+            let Ok(capability) = Capability::from_str(name) else {
+                unknown.push(name.clone());
+                continue;
+            };
+            let bit = capability.bitmask();
+            for set in [&mut self.bounding, &mut self.effective, &mut self.permitted] {
+                *set |= bit;
+            }
+            // The ambient form keeps it for a user who is not root. An ambient capability must be
+            // inheritable; it is so only when the configuration's own inheritable set has it.
+            self.ambient |= bit & self.inheritable;
         }
-        Ok(())
-    }
-
-    /// Adds the ambient form too, which keeps a capability for a user who is not root.
-    pub fn permit_to_users(&mut self, name: &str) {
-        if let Ok(capability) = Capability::from_str(name) {
-            // An ambient capability must be inheritable; it is so only when the configuration's
-            // own inheritable set has it.
-            self.ambient |= capability.bitmask() & self.inheritable;
-        }
+        warn_of(unknown);
     }
 
     fn drop_bounding(self) -> Result<()> {
@@ -126,6 +120,14 @@ impl Sets {
 /// A capability, if this process is permitted to have it.
 fn held(capability: Capability) -> CapBits {
     cred::capget().map_or(0, |(_, permitted, _)| permitted & capability.bitmask())
+}
+
+fn warn_of(mut unknown: Vec<String>) {
+    unknown.sort_unstable();
+    unknown.dedup();
+    if !unknown.is_empty() {
+        log::warn(&format!("ignoring unknown or unavailable capabilities: {}", unknown.join(", ")));
+    }
 }
 
 /// Which of these capabilities this process does not have.
@@ -304,7 +306,11 @@ pub fn label_exec(process: &Process, proc: impl FnOnce() -> Result<Proc>) -> Res
 fn no_label(field: &str, label: &str, module: &str, errno: Errno) -> Error {
     let error = Error::system("set the security label", errno).on(format!("{field} {label:?}"));
     match errno {
-        Errno::EINVAL | Errno::ENOENT | Errno::EOPNOTSUPP => error
+        // A kernel without AppArmor says EINVAL.
+        Errno::ENOENT => error
+            .because("the profile is not loaded: no such file or directory")
+            .hint("load it with `apparmor_parser -r FILE`; `aa-status` lists those that are"),
+        Errno::EINVAL | Errno::EOPNOTSUPP => error
             .class(Class::Unsupported)
             .because(format!("{module} is not enabled in the kernel, or does not know the label")),
         _ => error,
@@ -367,10 +373,8 @@ mod tests {
     #[test]
     fn exec_cap_leaves_the_inheritable_set_alone() {
         let mut sets = Sets::default();
-        sets.add("CAP_NET_RAW").unwrap();
-        sets.permit_to_users("CAP_NET_RAW");
+        sets.add(&["CAP_NET_RAW".to_owned(), "NET".to_owned()]);
         assert_eq!((sets.permitted, sets.inheritable, sets.ambient), (1 << 13, 0, 0));
-        assert_eq!(sets.add("NET").unwrap_err().class, Class::Usage);
     }
 
     #[test]

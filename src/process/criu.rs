@@ -253,15 +253,21 @@ impl Criu {
     /// criu's own log says why.
     fn failed(&self, log: &Path, words: &str) -> Error {
         let text = std::fs::read_to_string(log).unwrap_or_default();
-        // It tries more than it needs: what a machine lacks is in every log of it.
-        let harmless = ["RLIMIT_NOFILE", "Unable to create tun"];
-        let is_cause =
-            |line: &&str| line.contains("Error") && !harmless.iter().any(|words| line.contains(words));
-        let line = text.lines().find(is_cause).unwrap_or_default();
-        let line = line.split_once(") ").map_or(line, |(_, rest)| rest).trim();
+        let line = cause_in(&text);
         let cause = if line.is_empty() { words.to_owned() } else { format!("criu failed: {line}") };
         Error::new(Class::System, self.what).because(cause).hint(format!("{} tells more", log.display()))
     }
+}
+
+/// The first thing that criu's log gives as an error of its own. It tries more than it needs: what a machine
+/// lacks is in every log of it. And the programs that it calls write there too, as ip(8) does that the
+/// kernel has given a loopback device its addresses before it.
+fn cause_in(log: &str) -> &str {
+    let harmless = ["RLIMIT_NOFILE", "Unable to create tun"];
+    let is_cause =
+        |line: &&str| line.contains("Error (") && !harmless.iter().any(|words| line.contains(words));
+    let line = log.lines().find(is_cause).unwrap_or_default();
+    line.split_once(") ").filter(|(time, _)| time.starts_with('(')).map_or(line, |(_, rest)| rest).trim()
 }
 
 /// The parts of `message criu_resp` that matter here.
@@ -322,6 +328,18 @@ mod tests {
         let expected =
             b"\x10\xac\x02\x38\x01\x52\x03log\xba\x01\x08\x0a\x02/a\x12\x02/b\xda\x01\x05\x0a\x01x\x10\x05";
         assert_eq!(fields.0, expected);
+    }
+
+    #[test]
+    fn the_cause_is_criu_s_own_and_not_that_of_its_helpers() {
+        let log = "(00.004208) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: x\n\
+                   Error: ipv4: Address already assigned.\n\
+                   Error: ipv6: address already assigned.\n\
+                   (00.248125) Error (criu/uffd.c:1306): uffd: Broken pipe\n\
+                   (00.248813) Error (criu/cr-restore.c:2331): Restoring FAILED.\n";
+        assert_eq!(cause_in(log), "Error (criu/uffd.c:1306): uffd: Broken pipe");
+        assert_eq!(cause_in("(00.1) pie: 1: Error (criu/x.c:1): y\n"), "pie: 1: Error (criu/x.c:1): y");
+        assert_eq!(cause_in("Error: ipv4: Address already assigned.\n"), "");
     }
 
     #[test]

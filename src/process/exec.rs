@@ -138,5 +138,5 @@ pub fn become_payload(exec: &Exec<'_>, channel: &Channel) -> Result<Infallible> 
     timing::step("become the payload");
     let filter = filter::hand_over(exec.filter, channel)?;
     prctl::die_with_parent(false).doing("outlive the parent")?;
-    payload.exec(exec.preserved_fds, filter)
+    payload.exec(exec.preserved_fds, None, filter)
 }

@@ -6,7 +6,7 @@
 use super::credentials::{self, Identity, Sets};
 use super::protocol::{Channel, Message, out_of_turn};
 use super::terminal::Terminal;
-use super::{explain, filter, hooks, lookup, preflight, scheduling, stdio};
+use super::{explain, filter, hooks, lookup, preflight, reaper, scheduling, stdio};
 use crate::error::{Class, Context, Error, Result};
 use crate::log;
 use crate::namespaces::{self, Plan as NamespacePlan};
@@ -14,7 +14,7 @@ use crate::rootfs::{Building, CgroupView, Entered, Pivot, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::{Hook, HookPoint, NamespaceKind, Process, Spec, State, annotations, sysctl_path};
 use crate::sys::procfs::Proc;
-use crate::sys::{cred, fd, net, prctl, signal, socket, timing};
+use crate::sys::{cred, fd, net, prctl, selfexe, signal, socket, timing};
 use nix::sched::CloneFlags;
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -39,6 +39,8 @@ pub struct Init<'a> {
     pub joins: Vec<(NamespaceKind, OwnedFd)>,
     /// What is done to the rootfs.
     pub rootfs: &'a RootfsPlan,
+    /// Whether the parent makes the overlay that is the root.
+    pub awaits_root: bool,
     /// Whether there are mounts whose trees only the parent can open or idmap.
     pub needs_trees: bool,
     /// Whether the parent puts it into a network.
@@ -49,6 +51,8 @@ pub struct Init<'a> {
     pub capabilities: Sets,
     /// How the rootfs is entered.
     pub pivot: Pivot,
+    /// The program that stands before the payload, when one is asked for.
+    pub stand_in: Option<OwnedFd>,
     /// Where hooks write.
     pub hook_files: &'a hooks::Files,
     /// Whether the container gets a session keyring of its own.
@@ -69,10 +73,11 @@ pub fn become_payload(init: &Init<'_>, channel: &Channel) -> Result<Infallible> 
     timing::step("enter namespaces and cgroup");
     init.enter_namespaces(channel)?;
     timing::step("begin a session");
-    init.await_devices(channel)?;
     init.begin_session()?;
+    let root = init.await_root(channel)?;
+    init.await_devices(channel)?;
     timing::step("mount the rootfs");
-    let (mut entered, console) = init.build_rootfs(channel)?;
+    let (mut entered, console) = init.build_rootfs(channel, root)?;
     timing::step("sysctls, masks, read-only paths");
     init.finish_rootfs(&mut entered)?;
     timing::step("become the user");
@@ -131,6 +136,17 @@ impl Init<'_> {
         prctl::set_dumpable(false).doing("become undumpable")
     }
 
+    /// Takes the root that the parent has put together meanwhile.
+    fn await_root(&self, channel: &Channel) -> Result<Option<OwnedFd>> {
+        if !self.awaits_root {
+            return Ok(None);
+        }
+        match channel.expect()? {
+            Message::Root(root) => Ok(Some(root)),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
     /// Lets the parent, which has rights over the host's network, put interfaces into ours: not before
     /// this network namespace is there, or they would end up in the host's own.
     fn await_devices(&self, channel: &Channel) -> Result<()> {
@@ -170,11 +186,11 @@ impl Init<'_> {
     }
 
     /// Puts the rootfs together, lets hooks look at it, and enters it.
-    fn build_rootfs(&self, channel: &Channel) -> Result<(Entered, Option<Terminal>)> {
+    fn build_rootfs(&self, channel: &Channel, root: Option<OwnedFd>) -> Result<(Entered, Option<Terminal>)> {
         let in_user_namespace = self.in_user_namespace();
         // Modes of what is made are meant as they are written.
         let umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-        let mut building = Building::begin(self.rootfs, in_user_namespace)?;
+        let mut building = Building::begin(self.rootfs, root, in_user_namespace)?;
         let trees = if self.needs_trees { ask_for_trees(channel)? } else { Vec::new() };
         building.mount_all(&self.cgroups, &trees, &|step, tree| ask_for_owners(channel, step, tree))?;
         building.fill_dev(&self.spec.linux.devices)?;
@@ -255,6 +271,7 @@ impl Init<'_> {
     fn let_go_of_the_host(&self, channel: &Channel) {
         let mut kept = vec![channel.as_fd()];
         kept.extend(self.listener.as_ref().map(AsFd::as_fd));
+        kept.extend(self.stand_in.as_ref().map(AsFd::as_fd));
         kept.extend(log::file());
         kept.extend(self.hook_files.open_fds());
         fd::close_all_but(3 + self.preserved_fds, &kept);
@@ -298,7 +315,7 @@ impl Init<'_> {
                 filter,
             )?;
         }
-        payload.exec(self.preserved_fds, filter)
+        payload.exec(self.preserved_fds, self.stand_in.as_ref(), filter)
     }
 
     /// A startContainer hook that names no environment of its own gets the payload's, as runc's do.
@@ -429,16 +446,28 @@ impl Payload {
     }
 
     /// Becomes the program. Nothing of dhow's is left: fds are closed, signals are as they were.
-    /// The filter comes last, so that it sees nothing but execve(2).
+    /// The filter comes last, so that it sees nothing but execve(2). With `stand_in`, that program comes
+    /// first, and starts the payload itself ([`super::reaper`]).
     ///
     /// # Errors
     /// execve(2)'s, with what it means.
-    pub fn exec(&self, preserved_fds: u32, filter: Option<&Program>) -> Result<Infallible> {
+    pub fn exec(
+        &self,
+        preserved_fds: u32,
+        stand_in: Option<&OwnedFd>,
+        filter: Option<&Program>,
+    ) -> Result<Infallible> {
         signal::reset_for_payload().doing("reset signals")?;
         let first = 3 + i32::try_from(preserved_fds).unwrap_or(i32::MAX - 3);
         fd::cloexec_from(first).doing("close file descriptors")?;
+        // Made before the filter, which may allow no more memory.
+        let of_stand_in = stand_in.map(|_| reaper::arguments(&self.program, &self.arguments));
         filter::install(filter)?;
-        nix::unistd::execve(&self.program, &self.arguments, &self.environment).map_err(|errno| {
+        let outcome = match (stand_in, &of_stand_in) {
+            (Some(file), Some(arguments)) => selfexe::run_as(file.as_fd(), arguments, &self.environment),
+            _ => nix::unistd::execve(&self.program, &self.arguments, &self.environment),
+        };
+        outcome.map_err(|errno| {
             filter::explain_exec(explain::exec_failed(&self.name, &self.path, errno), errno, filter)
         })
     }

@@ -16,6 +16,7 @@ pub mod lookup;
 mod mapping;
 pub mod preflight;
 pub mod protocol;
+pub mod reaper;
 pub mod scheduling;
 mod spawn;
 pub mod stdio;

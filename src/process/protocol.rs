@@ -17,6 +17,8 @@ pub enum Message {
     Proceed(Vec<OwnedFd>),
     /// To the init: the file by which it enters the cgroup that is delegated to it.
     Delegated(OwnedFd),
+    /// To the init: the overlay that is to be its root, as a detached mount.
+    Root(OwnedFd),
     /// From the process between: the init's pid and its pidfd.
     Init(i32, OwnedFd),
     /// From the init: its network namespace is there; the network devices may come.
@@ -72,6 +74,7 @@ impl Message {
             Message::Tree(..) => 16,
             Message::TreesDone => 17,
             Message::Delegated(_) => 18,
+            Message::Root(_) => 19,
         }
     }
 
@@ -91,6 +94,7 @@ impl Message {
             | Message::OwnersPlease(_, fd)
             | Message::Tree(_, fd)
             | Message::Delegated(fd)
+            | Message::Root(fd)
             | Message::Console(fd)
             | Message::Listener(fd) => vec![fd.as_fd()],
             _ => Vec::new(),
@@ -118,6 +122,7 @@ impl Message {
             16 => Message::Tree(u32::from_le_bytes(body.try_into().ok()?), one(fds)?),
             17 => Message::TreesDone,
             18 => Message::Delegated(one(fds)?),
+            19 => Message::Root(one(fds)?),
             _ => return None,
         })
     }

@@ -2,7 +2,6 @@
 
 use super::cgroup_view::{self, CgroupView};
 use super::copy_up;
-use super::overlay::Overlay;
 use super::plan::{Plan, Source, Step};
 use crate::error::{Class, Context, Error, Result};
 use crate::sys::io_errno;
@@ -33,11 +32,11 @@ pub type MapOwners<'a> = dyn Fn(usize, OwnedFd) -> Result<()> + 'a;
 
 impl<'a> Building<'a> {
     /// Cuts the mount namespace off from the host's and binds the rootfs, so that it is a mount
-    /// of its own, as pivot_root(2) asks.
+    /// of its own, as pivot_root(2) asks. `root` is the overlay of the plan, where it is mounted already.
     ///
     /// # Errors
     /// [`Class::Config`] when the rootfs is not there or is no directory.
-    pub fn begin(plan: &'a Plan, in_user_namespace: bool) -> Result<Building<'a>> {
+    pub fn begin(plan: &'a Plan, root: Option<OwnedFd>, in_user_namespace: bool) -> Result<Building<'a>> {
         // Mounts of the host made later still arrive (slave) unless the configuration says otherwise.
         let (propagation, recursive) = plan.propagation.unwrap_or((Propagation::Slave, true));
         if plan.own_namespace {
@@ -52,7 +51,11 @@ impl<'a> Building<'a> {
             mount::open_tree(CWD, &plan.rootfs, true, true)
                 .map_err(|errno| Error::system("bind the rootfs", errno).on(rootfs()).class(Class::Config))
         };
-        let copy = plan.overlay.as_ref().map_or_else(bound, Overlay::mount)?;
+        let copy = match (root, &plan.overlay) {
+            (Some(root), _) => root,
+            (None, Some(overlay)) => overlay.mount()?,
+            (None, None) => bound()?,
+        };
         if !path::is_directory(copy.as_fd()).doing_on("look at the rootfs", rootfs)? {
             return Err(Error::new(Class::Config, "bind the rootfs").on(rootfs()).errno(Errno::ENOTDIR));
         }

@@ -220,7 +220,15 @@ pub(super) fn let_proceed(channel: &Channel, placement: Placement) -> Result<()>
         Placement::Tasks(tasks) | Placement::Hybrid(_, tasks) => tasks,
         Placement::None | Placement::IntoCgroup(_) => Vec::new(),
     };
-    channel.send(&Message::Proceed(tasks)).map_err(|error| match error.errno.map(Errno::from_raw) {
+    hand_over(channel, &Message::Proceed(tasks))
+}
+
+/// Sends the init what it waits for, or will.
+///
+/// # Errors
+/// The reason why it has ended, if it said one.
+pub(super) fn hand_over(channel: &Channel, message: &Message) -> Result<()> {
+    channel.send(message).map_err(|error| match error.errno.map(Errno::from_raw) {
         // One that has ended before it could listen may have said why. Of one that still listens
         // nothing would ever come.
         Some(Errno::EPIPE | Errno::ECONNRESET) => channel.expect().err().unwrap_or(error),

@@ -10,7 +10,7 @@ use super::handover::{
     connect_console_socket, connect_pidfd_socket, send_console, send_pidfd, write_pid_file,
 };
 use super::planned::{Planned, cgroup_view};
-use super::{filter, notify_socket, trees, undo};
+use super::{filter, notify_socket, resctrl, trees, undo};
 use crate::cgroups::{Manager, Placement};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -263,6 +263,9 @@ impl Recorded {
             true => self.cgroup.apply_rootless(&resources)?,
             false => self.cgroup.apply(&resources)?,
         }
+        if let Some(service) = &planned.service {
+            service.prepare()?;
+        }
         timing::step("plan the init");
         let placement = self.cgroup.placement()?;
         let listener = match started_by {
@@ -282,11 +285,13 @@ impl Recorded {
             namespaces: &planned.namespaces,
             joins,
             rootfs: &planned.rootfs,
+            awaits_root: planned.makes_root(),
             needs_trees: trees::are_needed(planned),
             joins_network: request.network.is_some(),
             cgroups: cgroup_view(&self.cgroup, planned.namespaces.new_cgroup),
             capabilities: planned.capabilities,
             pivot: if planned.spec().linux.has(NamespaceKind::Mount) { request.pivot } else { Pivot::Chroot },
+            stand_in: planned.stand_in()?,
             hook_files: &planned.hook_files,
             new_keyring: request.new_keyring,
             preserved_fds: planned.preserved_fds,
@@ -401,14 +406,21 @@ impl Spawned {
             namespaces::write_maps(child.pid, &Maps::of(&planned.spec().linux))?;
         }
         self.adopt(planned)?;
-        let (recorded, _, channel) = self.parts()?;
+        let (recorded, child, channel) = self.parts()?;
         let owner = planned.cgroup_owner();
         if let Some(owner) = owner {
             recorded.cgroup.hand_to(owner)?;
         }
+        if planned.service.is_some() {
+            resctrl::enter(&recorded.record, child.pid.as_raw().unsigned_abs())?;
+        }
         container::let_proceed(channel, placement)?;
         if let Some(name) = planned.spec().annotations.get(annotations::DELEGATE) {
             channel.send(&Message::Delegated(recorded.cgroup.delegate(name, owner)?))?;
+        }
+        if let Some(overlay) = planned.rootfs.overlay.as_ref().filter(|_| planned.makes_root()) {
+            timing::step("mount the overlay");
+            container::hand_over(channel, &Message::Root(overlay.mount()?))?;
         }
         let mut console = None;
         timing::step("wait for the init");

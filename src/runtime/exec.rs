@@ -2,11 +2,11 @@
 
 use super::container::{Container, Context, let_proceed};
 use super::create::CONFIG;
-use super::filter;
 use super::foreground::{Signals, size_as_caller, stay};
 use super::handover::{
     connect_console_socket, connect_pidfd_socket, send_console, send_pidfd, write_pid_file,
 };
+use super::{filter, resctrl};
 use crate::cgroups::Placement;
 use crate::error::{Class, Context as _, Error, Result};
 use crate::log;
@@ -110,6 +110,8 @@ fn begin(
     let init = open_init(&container)?;
     let filter = filter::stored(context, id)?;
     let placement = placement(&container, request)?;
+    // The child inherits it, so only this process can have it before the child's first instruction.
+    resctrl::enter(&container.record, std::process::id())?;
     let signals = if request.detach { None } else { Some(Signals::hold()?) };
     let (initial_cpus, final_cpus) =
         process.exec_cpu_affinity.as_ref().map(spec::ExecCpuAffinity::masks).transpose()?.unwrap_or_default();
@@ -175,10 +177,7 @@ fn describe(context: &Context, id: &str, request: &ExecRequest) -> Result<(Proce
     };
     process.terminal |= request.tty;
     let mut sets = Sets::new(process.capabilities.as_ref());
-    for name in &request.capabilities {
-        sets.add(name)?;
-        sets.permit_to_users(name);
-    }
+    sets.add(&request.capabilities);
     Ok((process, sets))
 }
 

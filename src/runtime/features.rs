@@ -27,7 +27,7 @@ pub fn features() -> Value {
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
             "memoryPolicy": {"modes": MEMORY_MODES, "flags": MEMORY_FLAGS},
-            "intelRdt": {"enabled": false},
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": true}
         },

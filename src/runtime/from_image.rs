@@ -4,6 +4,8 @@
 use super::cni::Network;
 use super::container::Context;
 use super::create::Request;
+use super::joined::running;
+use crate::cgroups::Driver;
 use crate::error::{Class, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::{Image, Store, Use};
@@ -21,12 +23,14 @@ pub struct FromImage {
     pub id: Option<String>,
     /// How the container differs from what the image says.
     pub options: Options,
-    /// `none`, `host` or `cni:NAME`.
+    /// `none`, `host`, `container:ID` or `cni:NAME`.
     pub network: Option<String>,
     /// Where CNI networks are described.
     pub cni_directory: Option<PathBuf>,
     /// Ports: `[ADDRESS:]HOST:CONTAINER[/PROTOCOL]`.
     pub publish: Vec<String>,
+    /// The cgroup that the container's is made in: a path, or with systemd a slice.
+    pub cgroup_parent: Option<String>,
     /// Which image of an archive or a layout; this machine's when nothing is said.
     pub platform: Option<Platform>,
 }
@@ -58,6 +62,8 @@ fn prepare(context: &Context, from: &FromImage, request: Request) -> Result<Requ
     context.store.check_free(&id)?;
     let mut options = from.options.clone();
     let network = network(context, from, &mut options)?;
+    options.cgroups_path =
+        from.cgroup_parent.as_deref().map(|parent| cgroup(context, parent, &id)).transpose()?;
     let store = Store::open(&context.images, Use::Shared)?;
     let platform = from.platform.clone().unwrap_or_else(Platform::host);
     let image = find(&store, &from.image, &platform)?;
@@ -82,16 +88,67 @@ fn network(context: &Context, from: &FromImage, options: &mut Options) -> Result
             .because("only a CNI network can publish ports")
             .hint("give --network cni:NAME too"));
     }
+    if let Some(other) = asked.strip_prefix("container:") {
+        share_network(context, from, other, options)?;
+        return Ok(None);
+    }
     match asked {
         "none" => {}
         "host" => options.host_network = true,
         other => {
             return Err(Error::new(Class::Usage, "unknown value of --network")
                 .on(format!("{other:?}"))
-                .hint("it is none, host or cni:NAME"));
+                .hint("it is none, host, container:ID or cni:NAME"));
         }
     }
     Ok(None)
+}
+
+/// Has the container be in the network of another, with that one's name and /etc/hosts.
+fn share_network(context: &Context, from: &FromImage, other: &str, options: &mut Options) -> Result<()> {
+    if context.rootless {
+        return Err(Error::new(Class::Unsupported, "share the network of another container")
+            .on(other)
+            .because("without root's rights each container has a user namespace, which owns its network"));
+    }
+    let own = [
+        ("hostname", options.hostname.is_some()),
+        ("dns", !options.dns.is_empty()),
+        ("dns-search", !options.dns_search.is_empty()),
+        ("add-host", !options.add_hosts.is_empty()),
+    ];
+    if let Some((option, _)) = own.iter().find(|(_, is_given)| *is_given) {
+        return Err(Error::new(Class::Usage, format!("--{option} and --network container:{other}"))
+            .because("exclude each other: the names are those of the other container"));
+    }
+    let id = from.id.as_deref().unwrap_or_default();
+    let place = container::directory(&context.images, &running(context, id, "network", other)?.record.id);
+    options.hostname = Some(container::hostname(&place).unwrap_or_else(|| other.to_owned()));
+    options.etc_of = Some(place).filter(|place| place.join("hosts").exists());
+    options.joins.insert("network".into(), other.to_owned());
+    Ok(())
+}
+
+/// `linux.cgroupsPath` for `--cgroup-parent`.
+fn cgroup(context: &Context, parent: &str, id: &str) -> Result<String> {
+    let refuse = |cause: &str, hint: &str| {
+        Err(Error::new(Class::Usage, "invalid value of --cgroup-parent")
+            .on(format!("{parent:?}"))
+            .because(cause.to_owned())
+            .hint(hint.to_owned()))
+    };
+    match context.cgroups {
+        Driver::Systemd if !parent.ends_with(".slice") || parent.contains(['/', ':']) => {
+            refuse("systemd makes the cgroups, and it is no slice", "give the name of one: batch.slice")
+        }
+        Driver::Systemd => Ok(format!("{parent}:dhow:{id}")),
+        _ if parent.trim_matches('/').is_empty() => {
+            refuse("it is the root, in which containers are anyway", "give a path: /batch")
+        }
+        // Docker counts it from the root. Without root's rights nothing can be made there.
+        _ if context.rootless => Ok(format!("{}/{id}", parent.trim_matches('/'))),
+        _ => Ok(format!("/{}/{id}", parent.trim_matches('/'))),
+    }
 }
 
 /// An image by its name; what looks like a path, or is one and no name, is imported first.

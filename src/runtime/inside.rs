@@ -116,7 +116,7 @@ fn put_together(container: &Container, spec: &Spec) -> Result<Root> {
         let namespace = user_namespace(&maps.unwrap_or_else(|| Maps::of(&spec.linux)))?;
         rootfs::map_owners(step, tree.as_fd(), namespace.as_fd())
     };
-    let mut building = Building::begin(&plan, !geteuid().is_root())?;
+    let mut building = Building::begin(&plan, None, !geteuid().is_root())?;
     building.mount_all(&CgroupView::None, &[], &map_owners)?;
     let doing = "open the container's root";
     let root = building.root().as_fd().try_clone_to_owned().doing(doing)?;

@@ -2,7 +2,7 @@
 
 use super::container::{self, Context};
 use super::create::{Request, StartedBy};
-use super::{filter, notify_socket, sockets};
+use super::{filter, joined, notify_socket, resctrl, sockets};
 use crate::cgroups::{CgroupMount, Manager};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::namespaces;
@@ -13,7 +13,7 @@ use crate::seccomp::Program;
 use crate::spec::load::Loaded;
 use crate::spec::{self, Mount, NamespaceKind, Process, Resources, Spec, State, annotations};
 use crate::state::Undo;
-use crate::sys::path;
+use crate::sys::{path, selfexe};
 use nix::errno::Errno;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,7 @@ pub(super) struct Planned {
     pub(super) filter: Option<Program>,
     pub(super) hook_files: hooks::Files,
     pub(super) cgroup: std::cell::Cell<Option<Manager>>,
+    pub(super) service: Option<resctrl::Service>,
     pub(super) rootless: bool,
 }
 
@@ -45,8 +46,9 @@ impl Planned {
             .doing_on("open the bundle", || request.bundle.display().to_string())
             .map_err(|error| error.class(Class::Config))?;
         let mut config = spec::load::load(&bundle)?;
-        resctrl_is_there(&config.spec)?;
+        let shared = joined::resolve(context, &request.id, &mut config.spec)?;
         spec::validate(&config.spec)?;
+        let service = resctrl::plan(&config.spec, &request.id, request.again)?;
         let mut process = config
             .spec
             .process
@@ -69,6 +71,7 @@ impl Planned {
         rootfs_is_there(&rootfs.rootfs)?;
         let namespaces = namespaces::Plan::new(&config.spec.linux);
         let joins = namespaces.open()?;
+        joined::verify(context, &shared)?;
         let filter = filter::compile(&config.spec)?;
         let cgroups_path = config.spec.linux.cgroups_path.as_deref();
         let mut cgroup = Manager::plan(context.cgroups, cgroups_path, &request.id, context.rootless)?;
@@ -81,6 +84,7 @@ impl Planned {
             hook_files: hooks::Files::open(&config.spec.annotations)?,
             filter,
             cgroup: std::cell::Cell::new(Some(cgroup)),
+            service,
             rootless: context.rootless,
             config,
             bundle,
@@ -94,6 +98,21 @@ impl Planned {
 
     pub(super) fn spec(&self) -> &Spec {
         &self.config.spec
+    }
+
+    /// Whether this process mounts the overlay that is to be the root, while the init makes its
+    /// namespaces: as a detached mount, which is nowhere on the host. Without root's rights only the init
+    /// can, in its user namespace.
+    pub(super) fn makes_root(&self) -> bool {
+        self.rootfs.overlay.is_some() && !self.rootless
+    }
+
+    /// The program that is to be PID 1 before the payload, when the configuration asks for one.
+    pub(super) fn stand_in(&self) -> Result<Option<OwnedFd>> {
+        match annotations::is_on(&self.spec().annotations, annotations::INIT) {
+            true => selfexe::open().doing("open dhow's own program").map(Some),
+            false => Ok(None),
+        }
     }
 
     pub(super) fn resources(&self) -> std::borrow::Cow<'_, Resources> {
@@ -112,6 +131,7 @@ impl Planned {
             journal.push(Undo::Mount { at, below });
         }
         journal.push(Undo::Cgroup(container::stored(cgroup)?));
+        journal.extend(self.service.as_ref().map(resctrl::Service::undo));
         if let Some(network) = &request.network {
             journal.push(network.undo(&request.id)?);
         }
@@ -177,17 +197,6 @@ fn hierarchy(mount: &CgroupMount, directory: PathBuf) -> Hierarchy {
         options.insert(0, "none".into());
     }
     Hierarchy { name, options, directory }
-}
-
-/// `linux.intelRdt` cannot be had where the kernel does not show resctrl.
-fn resctrl_is_there(spec: &Spec) -> Result<()> {
-    if spec.linux.intel_rdt.is_none() || Path::new("/sys/fs/resctrl/schemata").exists() {
-        return Ok(());
-    }
-    Err(Error::new(Class::Unsupported, "invalid configuration")
-        .on("linux.intelRdt")
-        .because("resctrl is not mounted at /sys/fs/resctrl")
-        .hint("`mount -t resctrl resctrl /sys/fs/resctrl` where the CPU and the kernel have it"))
 }
 
 fn rootfs_is_there(rootfs: &Path) -> Result<()> {

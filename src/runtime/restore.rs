@@ -8,13 +8,14 @@ use super::create::{Recorded, Request, StartedBy, run_hooks};
 use super::foreground::{Signals, stay};
 use super::handover::{connect_console_socket, send_console, write_pid_file};
 use super::planned::Planned;
+use super::resctrl;
 use super::run::{RunOptions, delete_after_last_life};
 use crate::cgroups::Placement;
 use crate::error::{Class, Context as _, Error, Result};
 use crate::process::criu::{Criu, Fields, Kind, Second};
 use crate::rootfs::Overlay;
 use crate::rootfs::plan::{Source, Step};
-use crate::spec::Spec;
+use crate::spec::{NamespaceKind, Spec};
 use crate::state::{Init, Locked, Phase, Undo};
 use crate::sys::clone::Child;
 use crate::sys::mount::{self, Propagation};
@@ -110,6 +111,11 @@ impl Recorded {
     fn enter_cgroup(&mut self, planned: &Planned) -> Result<Placement> {
         self.record.restored = true;
         self.locked()?.write(&self.record)?;
+        if let Some(service) = &planned.service {
+            service.prepare()?;
+            // What criu starts inherits it from criu, and criu from this process.
+            resctrl::enter(&self.record, std::process::id())?;
+        }
         self.cgroup.create()?;
         self.cgroup.apply(&planned.resources())?;
         self.cgroup.placement()
@@ -125,6 +131,17 @@ impl Recorded {
         self.locked()?.write(&self.record)
     }
 
+    /// criu goes on with the clocks of the checkpoint, in a time namespace of its own making: an exec has to
+    /// join it, and the next checkpoint cannot take processes of two.
+    fn note_time_namespace(&mut self, pid: Pid) {
+        let link = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/time")).ok();
+        let time = NamespaceKind::Time.name();
+        let is_known = self.record.namespaces.iter().any(|name| name == time);
+        if !is_known && link(&pid.to_string()) != link("self") {
+            self.record.namespaces.push(time.to_owned());
+        }
+    }
+
     /// Writes down that the container runs. From here on it stays.
     fn settle(mut self, mut restored: Restored, pid_file: Option<&Path>) -> Result<Child> {
         let ended = || Error::new(Class::System, "look at the restored process").because("it ended at once");
@@ -132,6 +149,7 @@ impl Recorded {
         let pid = child.pid;
         let stat = pidfd::stat(pid).ok().flatten().ok_or_else(ended)?;
         self.record.init = Some(Init { pid: pid.as_raw(), start_time: stat.start_time });
+        self.note_time_namespace(pid);
         self.record.phase = Phase::Started;
         if let Some(file) = pid_file {
             write_pid_file(file, pid.as_raw())?;
@@ -175,13 +193,23 @@ impl CriuRoot {
         let root = Root::from(tree);
         let target = Root::at(&directory.0).doing(doing)?;
         mount::attach(root.as_fd(), target.as_fd()).doing(doing)?;
+        let mut bound: Vec<(&Path, Root)> = Vec::new();
         for step in plan.steps.iter().filter(|step| is_bind(step) && !in_tmpfs(&plan.steps, step)) {
             if let Source::Bind { source, .. } = &step.source {
                 let source = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                     .doing_on("mount", || &*step.field)?;
                 let is_directory = is_directory(source.as_fd()).doing_on("mount", || &*step.field)?;
                 let leaf = if is_directory { Leaf::Directory } else { Leaf::File };
-                root.make(&step.target, leaf).doing_on("make the mount point", || &*step.field)?;
+                // Below another one, its place is in what is bound there.
+                let above = bound.iter().rev().find_map(|(target, root)| {
+                    let rest = step.target.strip_prefix(target).ok()?;
+                    Some((root, rest)).filter(|(_, rest)| !rest.as_os_str().is_empty())
+                });
+                let (place, target) = above.unwrap_or((&root, &step.target));
+                place.make(target, leaf).doing_on("make the mount point", || &*step.field)?;
+                if is_directory {
+                    bound.push((&step.target, Root::from(source)));
+                }
             }
         }
         Ok(directory)

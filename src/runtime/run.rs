@@ -130,17 +130,25 @@ pub(super) fn delete_after_last_life(context: &Context, id: &str) -> Result<()> 
 
 /// The same for this life alone: whether it was the last.
 fn delete_when_at_rest(context: &Context, id: &str) -> Result<bool> {
-    let begun = Instant::now();
+    let mut begun = Instant::now();
     loop {
         let container = Container::open(context, id)?;
         if let Some(process) = open_init(&container)? {
             pidfd::wait_ended(process.as_fd(), None).doing("wait for the container")?;
-        } else if container.record.phase == Phase::Restarting && begun.elapsed() < RESTART {
+            // However long that life was, the next one has its whole time to begin.
+            begun = Instant::now();
+        } else if is_coming(&container) && begun.elapsed() < RESTART {
             std::thread::sleep(PAUSE);
         } else {
             return delete(context, id, false).map(|()| true);
         }
     }
+}
+
+/// Whether a `restart` is making the container's next life, and has no init yet: a delete that waits for
+/// its lock would take the container between create and start.
+fn is_coming(container: &Container) -> bool {
+    matches!(container.record.phase, Phase::Restarting | Phase::Creating)
 }
 
 /// Forks a process that waits for the payload's end and deletes the container.

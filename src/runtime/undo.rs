@@ -1,8 +1,9 @@
 //! Taking back what was made for a container, beside its cgroup.
 
-use super::cni;
 use super::container::{boot_id, manager_of};
+use super::{cni, resctrl};
 use crate::cgroups::Manager;
+use crate::cgroups::resctrl::Membership;
 use crate::error::{Error, Result};
 use crate::image::container;
 use crate::log;
@@ -45,6 +46,11 @@ pub(super) fn take_back(record: &Record, force: bool) -> Result<()> {
             Undo::Mount { at, below } if record.boot == boot_id()? => detach_rootfs(at, *below)?,
             Undo::Mount { .. } => {}
             Undo::Directory(place) => container::remove(place)?,
+            Undo::Service { at, class, own, monitor } if record.boot == boot_id()? => {
+                let member = Membership::known(class.clone(), *own, monitor.clone());
+                resctrl::take_back(at, &member)?;
+            }
+            Undo::Service { .. } => {}
         }
     }
     Ok(())

@@ -25,12 +25,19 @@ pub const CRIU_CONFIG: &str = "org.criu.config";
 /// The image of a bundle: its rootfs is then the overlay that a file beside config.json describes.
 pub const IMAGE: &str = "org.dhow.image.name";
 
+/// Whether an init of dhow's own is PID 1, before the payload.
+pub const INIT: &str = "org.dhow.init";
+/// Beginning of the names by which a container shares namespaces of another, whose id is the value:
+/// `org.dhow.join.network` and `org.dhow.join.pid`. They are looked up each time that it is made anew.
+pub const JOIN: &str = "org.dhow.join.";
+
 /// Annotations by which dhow does something on the host: who takes a config.json from a stranger must
 /// not let these through (features.md, `potentiallyUnsafeConfigAnnotations`). One that ends with a dot
 /// stands for all that begin so.
-pub const UNSAFE: [&str; 10] = [
+pub const UNSAFE: [&str; 11] = [
     CRIU_CONFIG,
     IMAGE,
+    JOIN,
     "org.systemd.property.",
     DELEGATE,
     HOOKS_STDERR,

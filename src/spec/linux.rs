@@ -1,6 +1,7 @@
 //! `linux`: namespaces, devices, and what else only this kernel has.
 
 use super::{Resources, Seccomp, nullable};
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -135,6 +136,39 @@ pub struct IntelRdt {
     pub enable_mbm: bool,
     /// Makes a monitoring group of the container's own.
     pub enable_monitoring: bool,
+}
+
+impl IntelRdt {
+    /// Checks what resctrl's files would misunderstand.
+    ///
+    /// # Errors
+    /// [`crate::error::Class::Config`], which names the field.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |field: &str, cause: String| Err(Error::config(format!("linux.intelRdt.{field}"), cause));
+        let id = self.clos_id.as_str();
+        let is_kernels = matches!(id, "." | ".." | "info" | "mon_groups" | "mon_data");
+        if id != "/" && (is_kernels || id.contains(['/', '\n', '\0'])) {
+            return wrong("closID", format!("{id:?} is no name of a class"));
+        }
+        let (cache, bandwidth) = (self.l3_cache_schema.as_str(), self.mem_bw_schema.as_str());
+        // With code and data prioritization the lines are L3CODE: and L3DATA:.
+        if !(cache.is_empty() || cache.starts_with("L3") || cache.starts_with("MB:")) {
+            return wrong("l3CacheSchema", "does not start with L3".to_owned());
+        }
+        if bandwidth.trim_end().contains('\n') {
+            return wrong("memBwSchema", "is more than one line".to_owned());
+        }
+        if !(bandwidth.is_empty() || bandwidth.starts_with("MB:")) {
+            return wrong("memBwSchema", "does not start with MB:".to_owned());
+        }
+        let is_line = |line: &String| line.contains(':') && !line.trim_end().contains('\n');
+        match self.schemata.iter().position(|line| !is_line(line)) {
+            Some(at) => {
+                wrong(&format!("schemata[{at}]"), format!("{:?} is no line of a schemata", self.schemata[at]))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// `linux.memoryPolicy`, set_mempolicy(2).

@@ -41,6 +41,9 @@ pub fn validate(spec: &Spec) -> Result<()> {
     devices(linux)?;
     time_offsets(linux)?;
     net_devices(linux)?;
+    if let Some(asked) = &linux.intel_rdt {
+        asked.check()?;
+    }
     if let Some(policy) = &linux.memory_policy {
         policy.mode_and_nodes()?;
     }
@@ -376,14 +379,12 @@ fn net_devices(linux: &Linux) -> Result<()> {
 
 /// What this version does not carry out: an error that names the field, never silence.
 fn not_yet(spec: &Spec) -> Result<()> {
-    let linux = &spec.linux;
     let asked = [
         (spec.solaris.is_some(), "solaris"),
         (spec.windows.is_some(), "windows"),
         (spec.vm.is_some(), "vm"),
         (spec.zos.is_some(), "zos"),
         (spec.freebsd.is_some(), "freebsd"),
-        (linux.intel_rdt.is_some(), "linux.intelRdt"),
     ];
     match asked.into_iter().find(|(asked, _)| *asked) {
         Some((_, field)) => Err(Error::new(Class::Unsupported, "invalid configuration")
@@ -483,7 +484,20 @@ mod tests {
             ("/hooks", json!({"prestart": [{"path": "/x", "timeout": 0}]}), "hooks.prestart[0].timeout"),
             ("/mounts", json!([{"destination": ""}]), "mounts[0].destination: is empty"),
             ("/linux/netDevices", json!({"e0": {}}), "linux.netDevices.e0: needs a network namespace"),
-            ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt: is not carried out"),
+            ("/linux/intelRdt", json!({"closID": "a/b"}), "linux.intelRdt.closID: \"a/b\" is no name"),
+            (
+                "/linux/intelRdt",
+                json!({"closID": "mon_groups"}),
+                "linux.intelRdt.closID: \"mon_groups\" is no name",
+            ),
+            (
+                "/linux/intelRdt",
+                json!({"memBwSchema": "MB:0=1\nL3:0=f"}),
+                "memBwSchema: is more than one line",
+            ),
+            ("/linux/intelRdt", json!({"memBwSchema": "L3:0=f"}), "memBwSchema: does not start with MB:"),
+            ("/linux/intelRdt", json!({"l3CacheSchema": "L2:0=f"}), "l3CacheSchema: does not start with L3"),
+            ("/linux/intelRdt", json!({"schemata": ["L3:0=f", "x"]}), "schemata[1]: \"x\" is no"),
         ] {
             let error = with(pointer, value.clone());
             assert!(error.as_ref().is_some_and(|e| e.contains(words)), "{pointer} {value}: {error:?}");

@@ -78,6 +78,17 @@ pub enum Undo {
     },
     /// Remove a container's directory in the image store, its writable layer with it.
     Directory(PathBuf),
+    /// Remove its monitoring group, and its class of service where that is its own, from resctrl.
+    Service {
+        /// Where resctrl is mounted.
+        at: PathBuf,
+        /// The class; empty is the default one.
+        class: String,
+        /// Whether the class is the container's alone.
+        own: bool,
+        /// The monitoring group in it.
+        monitor: Option<String>,
+    },
     /// Take the container from a network. The runtime knows what the text means.
     Network(Box<RawValue>),
 }

@@ -101,6 +101,19 @@ pub fn clone3(flags: CloneFlags, more_flags: u64, cgroup: Option<BorrowedFd<'_>>
     }
 }
 
+/// fork(2), for a process under a seccomp filter that knows no clone3(2). `None` in the child; the caller has
+/// one thread only, as for [`clone3`].
+///
+/// # Errors
+/// fork(2)'s.
+pub fn fork() -> nix::Result<Option<Pid>> {
+    // SAFETY: this process has one thread, so that no lock is held by one that the child has not.
+    match unsafe { nix::unistd::fork()? } {
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
+        nix::unistd::ForkResult::Child => Ok(None),
+    }
+}
+
 /// Ends this process at once: no destructors, no buffers flushed. A forked child leaves so.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) takes any number and does not return.

@@ -81,6 +81,14 @@ fn sealed_copy(own: OwnedFd) -> nix::Result<OwnedFd> {
     Ok(memory)
 }
 
+/// The file that this process runs from, to be run anew in a container by [`run_as`].
+///
+/// # Errors
+/// ENOENT without /proc.
+pub fn open() -> nix::Result<OwnedFd> {
+    rustix::fs::open(SELF, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(errno)
+}
+
 /// fexecve(3) with this process's own arguments and environment.
 fn run_from(file: BorrowedFd<'_>) -> nix::Result<Infallible> {
     let word = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| Errno::EINVAL);
@@ -91,11 +99,22 @@ fn run_from(file: BorrowedFd<'_>) -> nix::Result<Infallible> {
         text.push(value);
         word(&text)
     });
-    let environment = variables.collect::<nix::Result<Vec<CString>>>()?;
+    run_as(file, &arguments, &variables.collect::<nix::Result<Vec<CString>>>()?)
+}
+
+/// fexecve(3).
+///
+/// # Errors
+/// execveat(2)'s.
+pub fn run_as(
+    file: BorrowedFd<'_>,
+    arguments: &[CString],
+    environment: &[CString],
+) -> nix::Result<Infallible> {
     let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
         texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
     };
-    let (argv, envp) = (pointers(&arguments), pointers(&environment));
+    let (argv, envp) = (pointers(arguments), pointers(environment));
     let path = c"".as_ptr();
     // SAFETY: a C string and two null-terminated arrays of C strings, all of which outlive the call.
     let result = unsafe {

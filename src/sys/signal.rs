@@ -113,6 +113,33 @@ pub fn remember_children() -> nix::Result<()> {
     unsafe { sigaction(Signal::SIGCHLD, &action).map(drop) }
 }
 
+/// Blocks every signal that can be blocked, to be taken by [`wait_any`].
+///
+/// # Errors
+/// None.
+pub fn block_all() -> nix::Result<()> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
+}
+
+/// Waits for the next signal; its number, which need not have a name.
+///
+/// # Errors
+/// EINTR.
+pub fn wait_any() -> nix::Result<i32> {
+    let all = SigSet::all();
+    // SAFETY: reads the set, and writes no siginfo through the null pointer.
+    Errno::result(unsafe { libc::sigwaitinfo(all.as_ref(), std::ptr::null_mut()) })
+}
+
+/// kill(2) by number.
+///
+/// # Errors
+/// ESRCH, EPERM.
+pub fn send_to(process: nix::unistd::Pid, number: i32) -> nix::Result<()> {
+    // SAFETY: takes two numbers.
+    Errno::result(unsafe { libc::kill(process.as_raw(), number) }).map(drop)
+}
+
 /// Unblocks every signal and gives every disposition its default: the caller's caller may have
 /// ignored some (Rust's runtime ignores SIGPIPE, nohup SIGHUP), and ignored ones survive exec(2).
 ///
