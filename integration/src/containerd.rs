@@ -292,28 +292,29 @@ impl<'s> Engine<'s> {
         Client::to(&self.scene.dir().join("sockets").join(name))
     }
 
+    /// What is left of containers: bundles, sockets, the runtime's state, mounts.
+    fn left(&self) -> Vec<String> {
+        let dir = self.scene.dir();
+        let folders = [self.bundles(), dir.join("sockets"), dir.join("runtime").join(&self.namespace)];
+        let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+        let mounts = self.jail.mounts();
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|place| {
+            let is_ones = place.contains(self.scene.tag()) || place.starts_with(SOCKETS);
+            is_ones && ["/rootfs", ".root", "/shm"].iter().any(|end| place.ends_with(end))
+        });
+        let entries = entries.map(|entry| entry.path().display().to_string());
+        entries.chain(places.map(str::to_owned)).collect()
+    }
+
     /// Everything goes: nothing may be left of any container.
     #[track_caller]
     pub fn finish(mut self) {
         // What was killed is cleaned up by a containerd that may have much else to do.
         let gone = crate::holds_within(Duration::from_secs(60), || self.shims().is_empty());
         assert!(gone, "shims stay: {:?}; tasks: {}", self.shims(), self.ctr(&["task", "ls"]));
-        let names = |dir: PathBuf| -> Vec<_> {
-            fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
-        };
-        assert!(names(self.bundles()).is_empty(), "bundles stay: {:?}", names(self.bundles()));
-        let sockets = self.scene.dir().join("sockets");
-        assert!(names(sockets.clone()).is_empty(), "sockets stay: {:?}", names(sockets));
-        let mounts = self.jail.mounts();
-        let ends = ["/rootfs", ".root", "/shm"];
-        let is_one = |line: &&str| {
-            let place = line.split(' ').nth(4).unwrap_or_default();
-            line.contains(self.scene.tag()) && ends.iter().any(|end| place.ends_with(end))
-        };
-        let stays: Vec<&str> = mounts.lines().filter(is_one).collect();
-        assert!(stays.is_empty(), "mounts stay: {stays:?}");
-        let state = self.scene.dir().join("runtime").join(&self.namespace);
-        assert!(names(state.clone()).is_empty(), "state stays: {:?}", names(state));
+        // containerd takes its bundles away after that.
+        crate::holds_within(Duration::from_secs(15), || self.left().is_empty());
+        assert!(self.left().is_empty(), "it stays: {:#?}", self.left());
         self.end(Signal::SIGTERM);
         let scene = self.scene;
         drop(self);
