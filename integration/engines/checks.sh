@@ -102,8 +102,9 @@ check_watch() {
     t rm-f '0:*' does rm rr
 }
 
+# How often it was restarted, and the exit code; what else it is, unless it has ended.
 restarts_of() {
-    set -- inspect -f '{{.RestartCount}} {{.State.ExitCode}}' $1
+    set -- inspect -f '{{.RestartCount}} {{.State.ExitCode}}{{if ne .State.Status "exited"}} {{.State.Status}} {{.State.Pid}}{{end}}' $1
     wait_for '2 4' client "$@"
     client "$@"
 }

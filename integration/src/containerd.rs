@@ -3,6 +3,7 @@
 
 use crate::command::{Running, binary, workspace};
 use crate::engine::{Jail, archive, busybox_archive};
+use crate::ttrpc::Client;
 use crate::{Outcome, Runner, Scene, cgroup, eventually, machine};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 /// The image that each containerd has.
 pub const IMAGE: &str = "localhost/dhow-test:latest";
+/// Where shims have their sockets.
+pub const SOCKETS: &str = "/run/dhow-shim";
 /// The shim's name.
 pub const SHIM: &str = "containerd-shim-dhow-v2";
 
@@ -177,7 +180,13 @@ impl<'s> Engine<'s> {
         let root = scene.dir().join("runtime");
         let options = format!("BinaryName = \"{}\"\nRoot = \"{}\"\n", binary().display(), root.display());
         fs::write(dir.join("options.toml"), options).unwrap();
-        Engine { scene, which, jail: Jail::new("hybrid"), daemon: None, namespace: namespace.to_owned() }
+        let jail = Jail::new("hybrid");
+        // Its shims' sockets are where no other's are, so that what is left is seen.
+        let sockets = scene.dir().join("sockets");
+        fs::create_dir(&sockets).unwrap();
+        fs::create_dir_all(SOCKETS).unwrap();
+        jail.run("mount").args(["--bind", sockets.to_str().unwrap(), SOCKETS]).run().ok();
+        Engine { scene, which, jail, daemon: None, namespace: namespace.to_owned() }
     }
 
     /// One of its programs, in its place; the shim and dhow are in its PATH.
@@ -275,18 +284,37 @@ impl<'s> Engine<'s> {
         self.scene.dir().join("containerd/state/io.containerd.runtime.v2.task").join(&self.namespace)
     }
 
+    /// A connection to a container's shim.
+    #[track_caller]
+    pub fn client(&self, id: &str) -> Client {
+        let address = fs::read_to_string(self.bundles().join(id).join("address")).unwrap();
+        let name = address.rsplit('/').next().unwrap();
+        Client::to(&self.scene.dir().join("sockets").join(name))
+    }
+
+    /// What is left of containers: bundles, sockets, the runtime's state, mounts.
+    fn left(&self) -> Vec<String> {
+        let dir = self.scene.dir();
+        let folders = [self.bundles(), dir.join("sockets"), dir.join("runtime").join(&self.namespace)];
+        let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+        let mounts = self.jail.mounts();
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|place| {
+            let is_ones = place.contains(self.scene.tag()) || place.starts_with(SOCKETS);
+            is_ones && ["/rootfs", ".root", "/shm"].iter().any(|end| place.ends_with(end))
+        });
+        let entries = entries.map(|entry| entry.path().display().to_string());
+        entries.chain(places.map(str::to_owned)).collect()
+    }
+
     /// Everything goes: nothing may be left of any container.
     #[track_caller]
     pub fn finish(mut self) {
         // What was killed is cleaned up by a containerd that may have much else to do.
         let gone = crate::holds_within(Duration::from_secs(60), || self.shims().is_empty());
         assert!(gone, "shims stay: {:?}; tasks: {}", self.shims(), self.ctr(&["task", "ls"]));
-        let names = |dir: PathBuf| -> Vec<_> {
-            fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
-        };
-        assert!(names(self.bundles()).is_empty(), "bundles stay: {:?}", names(self.bundles()));
-        let state = self.scene.dir().join("runtime").join(&self.namespace);
-        assert!(names(state.clone()).is_empty(), "state stays: {:?}", names(state));
+        // containerd takes its bundles away after that.
+        crate::holds_within(Duration::from_secs(15), || self.left().is_empty());
+        assert!(self.left().is_empty(), "it stays: {:#?}", self.left());
         self.end(Signal::SIGTERM);
         let scene = self.scene;
         drop(self);

@@ -30,6 +30,11 @@ impl Jail {
         Jail { holder }
     }
 
+    /// What is mounted inside: its mountinfo.
+    pub fn mounts(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/mountinfo", self.holder.id())).unwrap()
+    }
+
     /// Runs a program inside.
     pub fn run(&self, program: &str) -> Runner {
         let namespace = format!("--mount=/proc/{}/ns/mnt", self.holder.id());

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// The task service, as all containerds ask for it.
 pub const TASK: &str = "containerd.task.v2.Task";
+/// The sandbox service of containerd 2.
+pub const SANDBOX: &str = "containerd.runtime.sandbox.v1.Sandbox";
 
 /// A connection to a shim.
 pub struct Client {
@@ -23,7 +25,13 @@ impl Client {
     #[track_caller]
     pub fn of(bundle: &Path) -> Client {
         let address = std::fs::read_to_string(bundle.join("address")).unwrap();
-        let stream = UnixStream::connect(address.trim_start_matches("unix://")).unwrap();
+        Client::to(Path::new(address.trim_start_matches("unix://")))
+    }
+
+    /// Connects to a socket.
+    #[track_caller]
+    pub fn to(socket: &Path) -> Client {
+        let stream = UnixStream::connect(socket).unwrap();
         stream.set_nonblocking(true).unwrap();
         Client { connection: Connection::new(stream), last: 1, early: HashMap::new() }
     }

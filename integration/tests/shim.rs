@@ -2,7 +2,7 @@
 //! newer one of the sid folder (integration/peers.sh engines). What is not there is skipped by name.
 
 use dhow_integration::command::workspace;
-use dhow_integration::containerd::{Engine, IMAGE, SHIM, Which, can_be_tried};
+use dhow_integration::containerd::{Engine, IMAGE, SHIM, SOCKETS, Which, can_be_tried};
 use dhow_integration::{Runner, Scene, eventually, machine, skip_unless};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -11,8 +11,6 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-const SOCKETS: &str = "/run/dhow-shim";
 
 /// What is measured runs alone; everything else side by side.
 static QUIET: std::sync::RwLock<()> = std::sync::RwLock::new(());

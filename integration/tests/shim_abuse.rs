@@ -3,7 +3,7 @@
 
 use dhow_integration::bare::{self, Bare};
 use dhow_integration::ttrpc::{Client, TASK};
-use dhow_integration::{Runner, Scene, eventually, machine, skip_unless};
+use dhow_integration::{Runner, Scene, eventually, holds_within, machine, skip_unless};
 use dhow_shim_common::wire::{Message, Writer};
 use std::fs;
 use std::io::{Read, Write};
@@ -445,4 +445,31 @@ fn a_shim_that_goes_leaves_the_next_one_alone() {
     late.ask(TASK, "State", bare.about()).unwrap();
     drop(reader);
     bare.finish();
+}
+
+/// A containerd that was killed before it could ask for a container knows nothing of its shim. What the
+/// shim does about that it says in containerd's log, which is a fifo in the bundle.
+#[test]
+fn a_shim_that_nobody_needs_goes() {
+    needs_shim!();
+    let scene = Scene::new();
+    let mut bare = Bare::new(&scene, |_| {});
+    let place = socket(&bare);
+    let about = bare.about();
+    bare.ask("Shutdown", about);
+    let log = bare.container.bundle().join("log");
+    Runner::new("mkfifo").args([log.to_str().unwrap()]).run().ok();
+    let mut reader = fs::OpenOptions::new().read(true).write(true).open(&log).unwrap();
+    bare.begin();
+    let shim = pid(&mut bare);
+    let begun = Instant::now();
+    let goes = holds_within(Duration::from_secs(60), || !place.exists());
+    assert!(goes, "it is there after {:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_secs(20), "it has given containerd time");
+    eventually("it has gone", || fs::read(format!("/proc/{shim}/cmdline")).unwrap_or_default().is_empty());
+    let mut said = [0; 4096];
+    let length = reader.read(&mut said).unwrap();
+    let said = String::from_utf8_lossy(&said[..length]);
+    assert!(said.starts_with("level=info msg=\"there has been no container for long"), "{said}");
+    assert!(said.ends_with("runtime=io.containerd.dhow.v2\n"), "{said}");
 }

@@ -3,7 +3,7 @@
 
 use dhow_integration::bare::{self, Bare};
 use dhow_integration::containerd::{Engine, Which, can_be_tried};
-use dhow_integration::ttrpc::{Client, TASK};
+use dhow_integration::ttrpc::{Client, SANDBOX, TASK};
 use dhow_integration::{Runner, Scene, eventually, machine, skip_unless};
 use dhow_shim_common::wire::{Message, Writer};
 use std::fs;
@@ -22,7 +22,7 @@ macro_rules! needs {
 fn running<'s>(scene: &'s Scene, words: &[&str]) -> (Engine<'s>, Client) {
     let engine = Engine::new(scene, Which::Installed);
     engine.run(&["--detach"], "c", words).ok();
-    let client = Client::of(&engine.bundles().join("c"));
+    let client = engine.client("c");
     (engine, client)
 }
 
@@ -259,5 +259,78 @@ fn output_waits_for_its_reader() {
         bare.ask("Wait", about);
         bare.finish();
         assert_eq!(hears.recv_timeout(Duration::from_secs(15)).as_deref(), Ok("said\n"), "{terminal}");
+    }
+}
+
+/// containerd's sandbox service, all of it: a pod that the client describes itself, by config.json, and one
+/// that the shim makes.
+#[test]
+fn a_pod_answers_all_that_it_is_asked() {
+    needs_shim!();
+    for is_described in [true, false] {
+        let scene = Scene::new();
+        let mut bare = Bare::new(&scene, |config| {
+            config.args(&["/payload", "signal-wait"]);
+        });
+        let bundle = bare.container.bundle().to_owned();
+        if !is_described {
+            fs::remove_file(bundle.join("config.json")).unwrap();
+        }
+        let socket = bare.shim.ask(TASK, "Connect", bare.about()).unwrap();
+        let shim = Message::read(&socket).unwrap().number(1);
+        let about = bare.about();
+        let creation = about.clone().bytes(2, bundle.to_str().unwrap());
+        let refused = |bare: &mut Bare<'_>, method: &str, request: &Writer| {
+            bare.shim.ask(SANDBOX, method, request.clone()).unwrap_err().0
+        };
+        for method in
+            ["StartSandbox", "StopSandbox", "WaitSandbox", "SandboxStatus", "PingSandbox", "SandboxMetrics"]
+        {
+            assert_eq!(refused(&mut bare, method, &about), 5, "{method}: NotFound");
+        }
+        let pod = |bare: &mut Bare<'_>, method: &str, request: &Writer| {
+            bare.shim
+                .ask(SANDBOX, method, request.clone())
+                .unwrap_or_else(|error| panic!("{method}: {error:?}"))
+        };
+        pod(&mut bare, "CreateSandbox", &creation);
+        assert_eq!(refused(&mut bare, "CreateSandbox", &creation), 6, "AlreadyExists");
+        let state = |bare: &mut Bare<'_>| {
+            let status = pod(bare, "SandboxStatus", &about.clone().number(2, 1u32));
+            let status = Message::read(&status).unwrap();
+            assert!(status.pairs(4).any(|(name, text)| name == "info" && text.contains("dhow")));
+            (status.text(3).to_owned(), status.number(2))
+        };
+        assert_eq!(state(&mut bare).0, "SANDBOX_NOTREADY");
+        let started = pod(&mut bare, "StartSandbox", &about);
+        let started = Message::read(&started).unwrap();
+        let process = started.number(1);
+        assert!(started.message(2).number(1) > 0, "it says when");
+        assert_eq!(refused(&mut bare, "StartSandbox", &about), 9, "FailedPrecondition");
+        assert_eq!(state(&mut bare), ("SANDBOX_READY".to_owned(), process));
+        let words = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap();
+        assert_eq!(words.starts_with("/pause\0"), !is_described, "{words}");
+        pod(&mut bare, "PingSandbox", &about);
+        let platform = pod(&mut bare, "Platform", &about);
+        assert_eq!(Message::read(&platform).unwrap().message(1).text(1), "linux");
+        let metrics = pod(&mut bare, "SandboxMetrics", &about);
+        let metrics = Message::read(&metrics).unwrap();
+        assert_eq!(metrics.message(1).text(2), bare.container.id());
+        assert!(metrics.message(1).message(3).text(1).starts_with("io.containerd.cgroups."));
+        let waits = bare.shim.send(SANDBOX, "WaitSandbox", about.clone());
+        pod(&mut bare, "StopSandbox", &about);
+        let end = bare.shim.answer(waits).unwrap();
+        assert_eq!(Message::read(&end).unwrap().number(1), 137);
+        assert_eq!(state(&mut bare), ("SANDBOX_NOTREADY".to_owned(), 0));
+        pod(&mut bare, "StopSandbox", &about);
+        pod(&mut bare, "ShutdownSandbox", &about);
+        eventually("the shim has gone", || {
+            fs::read(format!("/proc/{shim}/cmdline")).unwrap_or_default().is_empty()
+        });
+        assert!(!Path::new("/run/containerd/dhow/n").join(bare.container.id()).exists());
+        let left = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!left.contains(scene.tag()), "no mount stays");
+        drop(bare);
+        scene.is_clean();
     }
 }

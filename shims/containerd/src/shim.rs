@@ -39,6 +39,10 @@ pub struct Caller {
     stream: u32,
 }
 
+/// How long a shim stays that has no container, in milliseconds. containerd asks for one at once, and
+/// says when the last has gone; but one that was killed in between knows nothing of its shim.
+const PATIENCE: u64 = 30_000;
+
 /// How often readers are looked for, in milliseconds.
 const READERS_INTERVAL: u64 = 5;
 
@@ -96,6 +100,8 @@ pub struct Shim {
     last_number: u64,
     /// When to look for connections again, after there were too many.
     deaf_until: Option<u64>,
+    /// Since when it has no container.
+    empty_since: Option<u64>,
     is_over: bool,
 }
 
@@ -127,6 +133,7 @@ impl Shim {
             waiting: BTreeMap::new(),
             last_number: 0,
             deaf_until: None,
+            empty_since: None,
             is_over: false,
         }
     }
@@ -197,8 +204,15 @@ impl Shim {
         }
         self.look_after_waiting();
         self.publisher.go_on();
-        if self.deaf_until.is_some_and(|due| due <= sys::milliseconds()) {
+        let now = sys::milliseconds();
+        if self.deaf_until.is_some_and(|due| due <= now) {
             self.deaf_until = None;
+        }
+        if !self.containers.is_empty() {
+            self.empty_since = None;
+        } else if now - *self.empty_since.get_or_insert(now) >= PATIENCE {
+            self.log("info", "there has been no container for long: the shim ends");
+            self.end();
         }
     }
 
@@ -246,7 +260,10 @@ impl Shim {
             Awaited::Readers(_) => READERS_INTERVAL,
         });
         let deaf = self.deaf_until.map(|due| due.saturating_sub(now));
-        let own = self.publisher.timeout().into_iter().chain(dues).chain(deaf).min();
+        // One that has not yet looked whether it is empty looks now.
+        let empty = self.containers.is_empty().then(|| self.empty_since.map_or(0, |since| since + PATIENCE));
+        let empty = empty.map(|due| due.saturating_sub(now));
+        let own = self.publisher.timeout().into_iter().chain(dues).chain(deaf).chain(empty).min();
         let own = own.map(|ms| i32::try_from(ms).unwrap_or(i32::MAX));
         let timeout = match (own, most) {
             (None, most) => most,
