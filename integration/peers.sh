@@ -77,6 +77,8 @@ install() {
     shift
     [ -e "$stamp" ] && return
     say "install $*"
+    # One that was interrupted before.
+    inside dpkg --configure -a >/dev/null 2>&1 || true
     apt_inside update
     apt_inside install "$@" >"$PEERS/apt.log" 2>&1 ||
         { tail -n 20 "$PEERS/apt.log" >&2; die "apt-get install failed"; }

@@ -2,15 +2,17 @@
 # Runs the validation programs of runtime-tools, the specification's own, against dhow, or against
 # the runtime whose path is given. A program is clean when it ends well and nothing in it is "not ok".
 #
-#   validation.sh [RUNTIME]
+#   validation.sh [--prepare | RUNTIME]
 #
 # The source is Debian's tarball of it, built in the sid folder of peers.sh with Debian's Go
-# packages; what Debian lacks of them is validation/tap.go. The exit status is 0 when what is not
+# packages; what Debian lacks of them is validation/tap.go. --prepare only builds them. The exit status is 0 when what is not
 # clean is in integration/validation.expected; some of that is a matter of luck.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 peers=$here/peers.sh
 sid=$("$peers" path)
+only_prepare=
+[ "${1-}" != --prepare ] || { only_prepare=yes; shift; }
 runtime=$(realpath "${1:-$here/../bin/dhow}")
 version=0.9.0.109.ge931285
 package=golang-github-opencontainers-runtime-tools
@@ -61,6 +63,7 @@ exec 8>"$work/lock"
 flock 8
 [ -e "$work/.built" ] || build
 exec 8>&-
+[ -z "$only_prepare" ] || exit 0
 export -f run_all
 export source runtime
 list=$(unshare --mount --net --ipc --propagation private bash -c run_all)
