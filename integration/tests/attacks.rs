@@ -267,6 +267,46 @@ fn a_process_that_looks_for_its_program_shows_no_file_of_the_host() {
     assert!(!c.output().contains("SEEN"), "{}", c.output());
 }
 
+/// What a container has made of its /etc/passwd is no reason to wait, to fail, or to take more than a line.
+#[test]
+fn a_hostile_passwd_keeps_no_exec_from_running() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.writable().payload(&["sleep", "100"]);
+    });
+    let passwd = c.file("/etc/passwd", "", 0o644);
+    c.up();
+    let long = "a".repeat(200_000);
+    for (what, text) in [
+        ("a NUL", "root:x:0:0:root:/a\0b:/bin/sh\n".to_owned()),
+        ("a long path", format!("root:x:0:0:root:/{long}:/bin/sh\n")),
+        ("many lines", "x:x:1:1::/x:/x\n".repeat(500_000)),
+        ("no text", "\u{fffd}\0\n:::::::\n".to_owned()),
+    ] {
+        fs::write(&passwd, text).unwrap();
+        let seen = c.exec(&["/payload", "env"]);
+        assert!(seen.code == 0 && seen.stdout.contains("HOME=/\n"), "{what}: {}", seen.stderr);
+    }
+    for (what, target) in [("a device without end", "/dev/zero"), ("a link to itself", "/etc/passwd")] {
+        fs::remove_file(&passwd).unwrap();
+        symlink(target, &passwd).unwrap();
+        let seen = c.exec(&["/payload", "env"]);
+        assert!(seen.code == 0 && seen.stdout.contains("HOME=/\n"), "{what}: {seen}");
+    }
+    fs::remove_file(&passwd).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &passwd,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o666),
+        0,
+    )
+    .unwrap();
+    let seen = c.exec(&["/payload", "env"]).ok();
+    assert!(seen.stdout.contains("HOME=/\n"), "{seen}");
+    c.kill("KILL").ok();
+}
+
 /// CVE-2021-30465: while mounts are made, somebody who shares a volume with the container swaps a
 /// directory in it for a symlink that leads out, again and again.
 #[test]

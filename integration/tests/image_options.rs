@@ -370,3 +370,83 @@ fn a_volume_is_filled_once_and_wholly() {
     assert!(!place.join("filling").exists());
     scene.is_clean();
 }
+
+/// The layers are shared with containers that have other ids, or none of their own.
+#[test]
+fn a_user_namespace_maps_the_owners_of_the_images_files() {
+    skip_unless!(machine::has_namespace("user"), "the kernel has no user namespaces");
+    let scene = with_data();
+    let map = ["--uidmap", "0:200000:65536", "--volume", "db:/data"];
+    let script = "stat -c '%u:%g' /bin /data/seed /etc/hosts; echo x > /new; touch /data/more; rm -r /etc/group; \
+                  mkdir /etc/group; echo '1.1.1.1 far' >> /etc/hosts; echo ready; exec sleep 1000";
+    up(&scene, "a", &map, &["sh", "-c", script]);
+    let layer = scene.state_dir().join("@images/containers").join(id(&scene, "a"));
+    eventually("it has written", || layer.join("upper/etc/group").is_dir());
+    let seen =
+        exec(&scene, "a", &["sh", "-c", "stat -c %u:%g /bin /data/seed /etc/hosts /new /data/more"]).ok();
+    assert_eq!(seen.stdout, "0:0\n7:7\n0:0\n0:0\n0:0\n");
+    let pid = pid(&scene, "a");
+    let maps = fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap();
+    assert_eq!(maps.split_whitespace().collect::<Vec<_>>(), ["0", "200000", "65536"]);
+    // On the disk they are as in any other container, so that they can be committed.
+    let owner = |path: &Path| std::os::unix::fs::MetadataExt::uid(&fs::symlink_metadata(path).unwrap());
+    assert_eq!(owner(&layer.join("upper/new")), 0);
+    assert_eq!(owner(&scene.state_dir().join("@images/volumes/db/data/more")), 0);
+    let seen = scene.dhow(["diff", &id(&scene, "a")]).run().ok();
+    assert!(seen.stdout.contains("A /new") && seen.stdout.contains("/etc/group"), "{}", seen.stdout);
+    scene.dhow(["commit", &id(&scene, "a"), "made"]).run().ok();
+    let words =
+        ["run", "--image", "made", &id(&scene, "b"), "--", "stat", "-c", "%u:%g", "/new", "/etc/group"];
+    assert_eq!(scene.dhow(words).run().ok().stdout, "0:0\n0:0\n");
+    delete(&scene, &["a"]);
+    let user = ["--uidmap", "0:200000:65536", "--init", "--user", "app"];
+    assert_eq!(run(&scene, "a", &user, &["id", "-u"]).run().ok().stdout, "7\n");
+    scene.is_clean();
+}
+
+#[test]
+fn what_a_user_namespace_cannot_have_is_said() {
+    let scene = scene();
+    let map = "--uidmap=0:200000:65536";
+    for (options, words) in [
+        (&[map, "--privileged"][..], &["--privileged", "user namespace"][..]),
+        (&[map, "--network", "host"], &["--network", "user namespace"]),
+        (&[map, "--pid", "host"], &["--pid", "user namespace"]),
+        (&[map, "--userns", "auto"], &["--userns", "--uidmap"]),
+        (&["--uidmap=0:200000:5", "--user", "app"], &["user 7 is not mapped"]),
+        (&["--uidmap=5:200000:5"], &["user 0 is not mapped"]),
+        (&["--uidmap=nonsense"], &["--uidmap", "CONTAINER:HOST:COUNT"]),
+        (&["--userns=nonsense"], &["--userns", "host or auto"]),
+    ] {
+        run(&scene, "c", options, &["true"]).run().fails(words);
+    }
+    run(&scene, "c", &["--userns", "host"], &["true"]).run().ok();
+    scene.is_clean();
+}
+
+/// Each gets others, of those that /etc/subuid sets aside, and who is too late is told so.
+#[test]
+fn user_namespaces_have_ids_of_their_own() {
+    skip_unless!(machine::has_namespace("user"), "the kernel has no user namespaces");
+    let scene = scene();
+    let file = scene.dir().join("subuid");
+    fs::write(&file, "somebody:1:5\ncontainers:300000:131072\n").unwrap();
+    let start = |name: &str| {
+        let inside = r#"mount --bind "$0" /etc/subuid && mount --bind "$0" /etc/subgid && exec "$@""#;
+        let dhow = run(&scene, name, &["--userns", "auto", "--detach"], &["sleep", "1000"]).line();
+        let words = ["--mount", "--propagation", "private", "sh", "-c", inside, file.to_str().unwrap()];
+        Runner::new("unshare").args(words).args(dhow).run()
+    };
+    let first = |name: &str| {
+        let maps = fs::read_to_string(format!("/proc/{}/uid_map", pid(&scene, name))).unwrap();
+        maps.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    start("a").ok();
+    start("b").ok();
+    assert_eq!([first("a"), first("b")], ["300000", "365536"]);
+    start("c").fails(&["--userns auto", "/etc/subuid", "65536 free ids"]);
+    scene.dhow(["delete", "--force", &id(&scene, "a")]).run().ok();
+    start("c").ok();
+    assert_eq!(first("c"), "300000");
+    delete(&scene, &["b", "c"]);
+}

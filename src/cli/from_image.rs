@@ -8,7 +8,7 @@ use crate::runtime::{self, FromImage};
 use std::path::PathBuf;
 
 /// How many options there are.
-pub(super) const COUNT: usize = 45;
+pub(super) const COUNT: usize = 48;
 
 /// They mean something only together with `--image`.
 pub(super) const FLAGS: [Flag; COUNT] = [
@@ -51,6 +51,18 @@ pub(super) const FLAGS: [Flag; COUNT] = [
     option("pid", "NAMESPACE", "private, host or container:ID: whose processes it sees [default: private]"),
     option("ipc", "NAMESPACE", "private or host: whose shared memory [default: private]"),
     option("uts", "NAMESPACE", "private or host: whose host name [default: private]"),
+    option(
+        "userns",
+        "NAMESPACE",
+        "host, or auto: ids of its own, of those set aside in /etc/subuid [default: host]",
+    ),
+    option(
+        "uidmap",
+        "CONTAINER:HOST:COUNT",
+        "a user namespace with these users; without --gidmap, and groups",
+    )
+    .many(),
+    option("gidmap", "CONTAINER:HOST:COUNT", "the same for groups").many(),
     option("group-add", "GROUP", "one more group of the payload, by the image's group file").many(),
     option("sysctl", "KEY=VALUE", "set a kernel parameter that is the container's own").many(),
     option("stop-signal", "SIGNAL", "what `stop` sends [default: the image's, or TERM]"),
@@ -164,6 +176,9 @@ fn options(args: &Args) -> Result<Options> {
         pid: text("pid"),
         ipc: text("ipc"),
         uts: text("uts"),
+        userns: text("userns"),
+        uid_maps: args.values("uidmap"),
+        gid_maps: args.values("gidmap"),
         group_add: args.values("group-add"),
         sysctls: args.values("sysctl"),
         stop_signal: stop_signal(args)?,

@@ -6,7 +6,7 @@ use super::digest::Digest;
 use super::documents::RunConfig;
 use super::options::{self, Options};
 use super::store::{Image, Store};
-use super::{owners, privileges, profile, refused, security, within};
+use super::{owners, privileges, profile, refused, security, userns, within};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::rootfs::{Overlay, open_layer};
 use crate::spec::{IdMapping, annotations, defaults};
@@ -212,6 +212,8 @@ fn config(image: &Image, overlay: &Overlay, options: &Options) -> Result<Value> 
     mounts(&run, options, &mut config)?;
     if !geteuid().is_root() {
         make_rootless(&mut config, &account)?;
+    } else if let Some(maps) = &options.user_maps {
+        userns::apply(maps, options, &mut config)?;
     }
     Ok(config)
 }

@@ -7,7 +7,7 @@ use super::options::{self, Options};
 use super::owners;
 use super::store::{Image, Store};
 use super::tree::{self, Owner};
-use super::volumes;
+use super::{userns, volumes};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::sys;
 use nix::errno::Errno;
@@ -65,6 +65,8 @@ pub fn make(store: &Store, image: &Image, id: &str, options: &Options) -> Result
         if nix::unistd::geteuid().is_root() {
             options.own_volumes = make_volumes(store, image, &place, &options)?;
         }
+        let chosen = userns::maps(store, &options)?;
+        options.user_maps = chosen.as_ref().map(|(maps, _)| maps.clone());
         options.named = volumes::prepare(store, image, &options)?;
         bundle::write(store, image, &place, &options)?;
         // A child that is forked later has a copy of every fd: the lock is given up, not just closed.

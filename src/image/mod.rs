@@ -31,6 +31,7 @@ pub mod store;
 pub mod tar;
 pub mod tree;
 pub mod unpack;
+mod userns;
 pub mod volumes;
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::mount_option;
 use super::volumes::{self, Wanted};
 use crate::error::{Class, Context as _, Error, Result};
+use crate::namespaces::Maps;
 use crate::spec::{annotations, defaults, load};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -91,6 +92,14 @@ pub struct Options {
     pub joins: BTreeMap<String, String>,
     /// The container's cgroup, in the words of `linux.cgroupsPath`.
     pub cgroups_path: Option<String>,
+    /// `host` or `auto`.
+    pub userns: Option<String>,
+    /// `CONTAINER:HOST:COUNT`.
+    pub uid_maps: Vec<String>,
+    /// `CONTAINER:HOST:COUNT`.
+    pub gid_maps: Vec<String>,
+    /// The maps of a user namespace, once they are chosen.
+    pub user_maps: Option<Maps>,
     /// Whether the network is the host's.
     pub host_network: bool,
     /// Whether the writable layer goes when the payload ends, so that it need not be on the disk.

@@ -512,8 +512,11 @@ fn home(uid: u32) -> String {
 fn home_in(passwd: &str, uid: u32) -> Option<&str> {
     let fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
     let of_user = |fields: &Vec<&str>| fields.get(2).and_then(|field| field.parse().ok()) == Some(uid);
+    // What no path can be would make the exec of a process that never asked for it fail.
+    let is_path =
+        |home: &&str| !home.is_empty() && home.len() < libc::PATH_MAX as usize && !home.contains('\0');
     // The line's text outlives the vector of its parts.
-    fields.into_iter().find(of_user).and_then(|fields| fields.get(5).copied()).filter(|home| !home.is_empty())
+    fields.into_iter().find(of_user).and_then(|fields| fields.get(5).copied()).filter(is_path)
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString> {
@@ -561,5 +564,7 @@ mod tests {
         assert_eq!(home_in(passwd, 0), Some("/root"));
         assert_eq!(home_in(passwd, 7), None);
         assert_eq!(home_in(passwd, 8), None);
+        assert_eq!(home_in("a:x:9:9::/a\0b:/bin/sh\n", 9), None);
+        assert_eq!(home_in(&format!("a:x:9:9::/{}:/bin/sh\n", "a".repeat(5000)), 9), None);
     }
 }

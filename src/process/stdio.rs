@@ -47,7 +47,9 @@ fn open_null(root: &Root) -> nix::Result<OwnedFd> {
     if !is_null_device(&sys::path::stat(found.as_fd())?) {
         return Err(Errno::ENODEV);
     }
-    root.open(Path::new("/dev/null"), OFlags::RDWR | OFlags::NOCTTY)
+    // Something else may have taken its place since; O_RDWR waits for nobody.
+    let opened = root.open(Path::new("/dev/null"), OFlags::RDWR | OFlags::NOCTTY)?;
+    if is_null_device(&sys::path::stat(opened.as_fd())?) { Ok(opened) } else { Err(Errno::ENODEV) }
 }
 
 /// Gives the standard fds to the payload's user, that it can open them again by

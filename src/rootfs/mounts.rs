@@ -62,9 +62,15 @@ impl<'a> Building<'a> {
         if plan.own_namespace && (propagation != Propagation::Slave || !recursive) {
             make_parent_private(&plan.rootfs)?;
         }
-        let target =
-            rustix::fs::open(&plan.rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .doing_on("open the rootfs", rootfs)?;
+        let open = |path: &Path| {
+            rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        };
+        let target = match open(&plan.rootfs) {
+            // Root of a user namespace cannot search the image store: it was made in this directory.
+            Err(rustix::io::Errno::ACCESS) if plan.overlay.is_some() => open(Path::new(".")),
+            opened => opened,
+        };
+        let target = target.doing_on("open the rootfs", rootfs)?;
         if plan.reaches_host() || !plan.own_namespace {
             // What is mounted in it must not be so on the host; pivot_root(2) takes no shared root
             // either. It becomes what was asked for once it is entered.

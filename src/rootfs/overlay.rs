@@ -2,12 +2,14 @@
 //! nothing of it is ever seen on the host.
 
 use crate::error::{Class, Context as _, Error, Result};
-use crate::sys::mount::{Attributes, Filesystem};
+use crate::sys::cred;
+use crate::sys::mount::{self, Attributes, Filesystem};
 use crate::sys::path::Root;
 use nix::errno::Errno;
 use nix::unistd::{chdir, fchdir};
+use rustix::fs::CWD;
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// What the rootfs is an overlay of.
@@ -58,6 +60,19 @@ impl Overlay {
         self.assemble(&[("upperdir", &self.upper), ("workdir", &self.work)])
     }
 
+    /// The same with the owners of all files mapped as a user namespace maps its ids: those in the layers,
+    /// and of what is written. The layers are shared, and stay as they are. `uid` and `gid` are those of
+    /// the namespace's root: overlayfs makes files of its own as whoever mounts it, and the host's root has
+    /// no place in such a mount.
+    ///
+    /// # Errors
+    /// As for [`Overlay::mount`]; EINVAL for a filesystem that has no idmapped mounts.
+    pub fn mount_mapped(&self, user_namespace: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<OwnedFd> {
+        let writable = [("upperdir", &self.upper), ("workdir", &self.work)];
+        cred::as_owner(uid, gid, || self.assemble_with(&writable, Some(user_namespace)))
+            .doing("mount the overlay of the image's layers")?
+    }
+
     /// The same once more, after a container has ended: what is not on the disk yet is still in
     /// memory, unless the host has been booted since.
     ///
@@ -82,7 +97,7 @@ impl Overlay {
     /// one that keeps an index; a first one is gone again at once, and leaves an empty index in `work`.
     pub fn is_mounted(&self) -> bool {
         let writable = [("upperdir", &self.upper), ("workdir", &self.work)];
-        let tried = self.attempt(&writable, &|filesystem| filesystem.set("index", "on"));
+        let tried = self.attempt(&writable, &|filesystem| filesystem.set("index", "on"), None);
         matches!(tried, Err(failure) if failure.errno == Errno::EBUSY)
     }
 
@@ -101,6 +116,14 @@ impl Overlay {
     }
 
     fn assemble(&self, writable: &[(&str, &PathBuf)]) -> Result<OwnedFd> {
+        self.assemble_with(writable, None)
+    }
+
+    fn assemble_with(
+        &self,
+        writable: &[(&str, &PathBuf)],
+        user_namespace: Option<BorrowedFd<'_>>,
+    ) -> Result<OwnedFd> {
         let options = |filesystem: &Filesystem| {
             if self.userxattr {
                 filesystem.set_flag("userxattr")?;
@@ -114,7 +137,7 @@ impl Overlay {
             }
             Ok(())
         };
-        self.attempt(writable, &options).map_err(|failure| {
+        self.attempt(writable, &options, user_namespace).map_err(|failure| {
             let error = Error::system("mount the overlay of the image's layers", failure.errno)
                 .on(failure.what.display().to_string());
             let error = if failure.is_opening { error.class(Class::Config) } else { error };
@@ -130,24 +153,48 @@ impl Overlay {
 
     /// Mounts by names and fds, one by one, where overlayfs takes them (Linux 6.13): 500 layers fit. By the
     /// fds' numbers elsewhere.
-    fn attempt(&self, writable: &[(&str, &PathBuf)], options: Options<'_>) -> Result<OwnedFd, Failure> {
+    fn attempt(
+        &self,
+        writable: &[(&str, &PathBuf)],
+        options: Options<'_>,
+        user_namespace: Option<BorrowedFd<'_>>,
+    ) -> Result<OwnedFd, Failure> {
+        let failed =
+            |path: &Path, errno| Failure { errno, what: path.to_owned(), complaint: None, is_opening: true };
+        // overlayfs wants both of its writable directories in one mount.
+        let own = match user_namespace.zip(self.upper.parent().filter(|_| !writable.is_empty())) {
+            Some((namespace, parent)) => {
+                Some((parent, mapped(parent, namespace).map_err(|errno| failed(parent, errno))?))
+            }
+            None => None,
+        };
         let open = |path: &PathBuf| {
-            open_layer(path).map_err(|errno| Failure {
-                errno,
-                what: path.clone(),
-                complaint: None,
-                is_opening: true,
-            })
+            let opened = match (&own, user_namespace) {
+                (Some((parent, root)), _) if path.starts_with(parent) && !self.lower.contains(path) => {
+                    root.resolve(path.strip_prefix(parent).unwrap_or(path)).map(Root::from)
+                }
+                (_, Some(namespace)) => mapped(path, namespace),
+                (_, None) => open_layer(path),
+            };
+            opened.map_err(|errno| failed(path, errno))
         };
         let filesystem = self.begin(options)?;
+        // A detached mount goes with its last fd, and the overlay takes its copy at the end.
+        let mut kept = Vec::new();
         let layers = self.lower.iter().map(|path| ("lowerdir+", path));
         for (key, path) in layers.chain(writable.iter().copied()) {
             // What the kernel takes by name costs one call in place of three. Why it refuses one is found
             // out by the other way.
-            if key == "lowerdir+" && by_name(path).is_some_and(|name| filesystem.set(key, name).is_ok()) {
+            if key == "lowerdir+"
+                && user_namespace.is_none()
+                && by_name(path).is_some_and(|name| filesystem.set(key, name).is_ok())
+            {
                 continue;
             }
-            match filesystem.set_fd(key, open(path)?.as_fd()) {
+            let layer = open(path)?;
+            let taken = filesystem.set_fd(key, layer.as_fd());
+            kept.push(layer);
+            match taken {
                 Ok(()) => {}
                 Err(Errno::EINVAL | Errno::EOPNOTSUPP) => {
                     return self.attempt_by_number(writable, options, &open);
@@ -243,4 +290,14 @@ pub fn open_layer(path: &Path) -> nix::Result<Root> {
         true => super::erofs::mount(path).map(Root::from),
         false => Root::at(path),
     }
+}
+
+/// A layer as a detached mount that shows its owners as a user namespace has them.
+fn mapped(path: &Path, user_namespace: BorrowedFd<'_>) -> nix::Result<Root> {
+    let tree = match is_erofs(path) {
+        true => super::erofs::mount(path)?,
+        false => mount::open_tree(CWD, path, false, true)?,
+    };
+    mount::idmap(tree.as_fd(), user_namespace, false)?;
+    Ok(Root::from(tree))
 }

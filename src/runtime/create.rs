@@ -301,6 +301,7 @@ impl Recorded {
         let flags = planned.namespaces.clone_flags();
         timing::step("clone the init");
         let into = placement.cgroup_fd();
+        let here = planned.stand_in_rootfs()?;
         let spawned = if planned.namespaces.staged {
             let enter = || {
                 namespaces::join(&planned.joins)?;
@@ -313,6 +314,7 @@ impl Recorded {
         } else {
             process::spawn(flags, into, |channel| init::become_payload(&init, channel))?
         };
+        drop(here);
         signal::set_companion(Some(spawned.child.pidfd.as_fd()));
         Ok(Spawned {
             recorded: Some(self),
@@ -420,7 +422,7 @@ impl Spawned {
         }
         if let Some(overlay) = planned.rootfs.overlay.as_ref().filter(|_| planned.makes_root()) {
             timing::step("mount the overlay");
-            container::hand_over(channel, &Message::Root(overlay.mount()?))?;
+            container::hand_over(channel, &Message::Root(planned.mount_root(overlay, child.pid)?))?;
         }
         let mut console = None;
         timing::step("wait for the init");

@@ -61,6 +61,7 @@ fn prepare(context: &Context, from: &FromImage, request: Request) -> Result<Requ
     };
     context.store.check_free(&id)?;
     let mut options = from.options.clone();
+    refuse_maps_without_rights(context, &options)?;
     let network = network(context, from, &mut options)?;
     options.cgroups_path =
         from.cgroup_parent.as_deref().map(|parent| cgroup(context, parent, &id)).transpose()?;
@@ -69,6 +70,17 @@ fn prepare(context: &Context, from: &FromImage, request: Request) -> Result<Requ
     let image = find(&store, &from.image, &platform)?;
     let bundle = container::make(&store, &image, &id, &options)?;
     Ok(Request { id, undo: vec![Undo::Directory(bundle.clone())], bundle, network, ..request })
+}
+
+/// Without root's rights a container has a user namespace anyway, with the ids that are the user's.
+fn refuse_maps_without_rights(context: &Context, options: &Options) -> Result<()> {
+    let asked = options.userns.as_deref().is_some_and(|asked| !matches!(asked, "host" | ""));
+    match context.rootless && (asked || !options.uid_maps.is_empty() || !options.gid_maps.is_empty()) {
+        true => Err(Error::new(Class::Unsupported, "choose the ids of the user namespace").because(
+            "without root's rights they are those of /etc/subuid and /etc/subgid, and nothing is asked for",
+        )),
+        false => Ok(()),
+    }
 }
 
 fn network(context: &Context, from: &FromImage, options: &mut Options) -> Result<Option<Network>> {

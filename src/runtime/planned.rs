@@ -5,17 +5,18 @@ use super::create::{Request, StartedBy};
 use super::{filter, joined, notify_socket, resctrl, sockets};
 use crate::cgroups::{CgroupMount, Manager};
 use crate::error::{Class, Context as _, Error, Result};
-use crate::namespaces;
+use crate::namespaces::{self, Maps};
 use crate::process::credentials::Sets;
 use crate::process::hooks;
 use crate::rootfs::{CgroupView, Hierarchy, Overlay, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::load::Loaded;
-use crate::spec::{self, Mount, NamespaceKind, Process, Resources, Spec, State, annotations};
+use crate::spec::{self, IdMapping, Mount, NamespaceKind, Process, Resources, Spec, State, annotations};
 use crate::state::Undo;
 use crate::sys::{path, selfexe};
 use nix::errno::Errno;
-use std::os::fd::OwnedFd;
+use nix::unistd::Pid;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Everything that can be decided before anything exists.
@@ -107,6 +108,30 @@ impl Planned {
         self.rootfs.overlay.is_some() && !self.rootless
     }
 
+    /// Goes where the overlay is to be mounted, until what is answered is dropped, when the init will be
+    /// root of a user namespace: it cannot search the image store, but a working directory comes with it into
+    /// its mount namespace.
+    pub(super) fn stand_in_rootfs(&self) -> Result<Option<Elsewhere>> {
+        match self.makes_root() && self.spec().linux.has(NamespaceKind::User) {
+            true => Elsewhere::go(&self.rootfs.rootfs).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Mounts it. With a user namespace of the container's own, its files show the owners that this one has.
+    pub(super) fn mount_root(&self, overlay: &Overlay, init: Pid) -> Result<OwnedFd> {
+        let maps = Maps::of(&self.spec().linux);
+        let root = |map: &[IdMapping]| map.iter().find(|one| one.container_id == 0).map(|one| one.host_id);
+        match (root(&maps.uids), root(&maps.gids)) {
+            (Some(uid), Some(gid)) if self.namespaces.creates_user() => {
+                let namespace = std::fs::File::open(format!("/proc/{init}/ns/user"))
+                    .doing("open the container's user namespace")?;
+                overlay.mount_mapped(namespace.as_fd(), uid, gid)
+            }
+            _ => overlay.mount(),
+        }
+    }
+
     /// The program that is to be PID 1 before the payload, when the configuration asks for one.
     pub(super) fn stand_in(&self) -> Result<Option<OwnedFd>> {
         match annotations::is_on(&self.spec().annotations, annotations::INIT) {
@@ -165,6 +190,27 @@ impl Planned {
             bundle: self.bundle(),
             annotations: &spec.annotations,
         }
+    }
+}
+
+/// A working directory for a while.
+pub(super) struct Elsewhere {
+    before: path::Root,
+}
+
+impl Elsewhere {
+    fn go(to: &Path) -> Result<Elsewhere> {
+        let doing = "change to the rootfs";
+        let before = path::Root::at(Path::new(".")).doing(doing)?;
+        nix::unistd::chdir(to).doing_on(doing, || to.display().to_string())?;
+        Ok(Elsewhere { before })
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        // It was there a moment ago; all paths that are used from here on are absolute, too.
+        let _ = nix::unistd::fchdir(self.before.as_fd());
     }
 }
 

@@ -129,6 +129,25 @@ pub fn set_gid(gid: u32) -> nix::Result<()> {
     Errno::result(result).map(drop)
 }
 
+/// Does work as the owner of what it makes in filesystems, setfsuid(2), with all the rights that this thread
+/// has.
+///
+/// # Errors
+/// Those of capget(2) and capset(2).
+pub fn as_owner<T>(uid: u32, gid: u32, work: impl FnOnce() -> T) -> nix::Result<T> {
+    use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+    let (effective, permitted, inheritable) = capget()?;
+    let group = setfsgid(Gid::from_raw(gid));
+    let user = setfsuid(Uid::from_raw(uid));
+    // The change has taken the rights over others' files away.
+    let raised = capset(effective, permitted, inheritable);
+    let done = raised.map(|()| work());
+    setfsuid(user);
+    setfsgid(group);
+    capset(effective, permitted, inheritable)?;
+    done
+}
+
 /// setgroups(2) for this thread alone.
 ///
 /// # Errors
