@@ -6,7 +6,7 @@ use crate::ttrpc::{Client, TASK};
 use crate::{Config, Container, Scene, eventually};
 use dhow_shim_common::wire::Writer;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A shim that nobody but the test talks to.
@@ -19,9 +19,14 @@ pub struct Bare<'s> {
     pub shim: Client,
 }
 
+/// The shim.
+pub fn program() -> PathBuf {
+    workspace().join("bin").join(SHIM)
+}
+
 /// Whether it can be tried.
 pub fn can_be_tried() -> bool {
-    crate::is_dhow() && workspace().join("bin").join(SHIM).exists()
+    crate::is_dhow() && program().exists()
 }
 
 impl<'s> Bare<'s> {
@@ -79,7 +84,7 @@ impl<'s> Bare<'s> {
 fn start(container: &Container<'_>) -> Client {
     let bundle = container.bundle();
     let words = ["-namespace", "n", "-address", bundle.to_str().unwrap(), "-publish-binary", "x"];
-    let start = Command::new(workspace().join("bin").join(SHIM))
+    let start = Command::new(program())
         .args(words)
         .args(["-id", container.id(), "start"])
         .current_dir(bundle)

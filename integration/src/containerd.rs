@@ -302,7 +302,12 @@ impl<'s> Engine<'s> {
             let is_ones = place.contains(self.scene.tag()) || place.starts_with(SOCKETS);
             is_ones && ["/rootfs", ".root", "/shm"].iter().any(|end| place.ends_with(end))
         });
-        let entries = entries.map(|entry| entry.path().display().to_string());
+        // A bundle stays when its rootfs is not empty: with what.
+        let content = |path: PathBuf| -> Vec<String> {
+            let inside = fs::read_dir(path.join("rootfs")).into_iter().flatten().flatten();
+            inside.map(|entry| entry.file_name().display().to_string()).collect()
+        };
+        let entries = entries.map(|entry| format!("{}: {:?}", entry.path().display(), content(entry.path())));
         entries.chain(places.map(str::to_owned)).collect()
     }
 

@@ -473,3 +473,26 @@ fn a_shim_that_nobody_needs_goes() {
     assert!(said.starts_with("level=info msg=\"there has been no container for long"), "{said}");
     assert!(said.ends_with("runtime=io.containerd.dhow.v2\n"), "{said}");
 }
+
+/// `delete`, as containerd calls it when a shim is gone: by the names alone, should the shim have been
+/// killed before it could note where it is.
+#[test]
+fn what_a_killed_shim_leaves_is_taken_away() {
+    needs_shim!();
+    let scene = Scene::new();
+    let mut bare = waiting(&scene);
+    let place = socket(&bare);
+    let shim = i32::try_from(pid(&mut bare)).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let bundle = bare.container.bundle();
+    fs::remove_file(bundle.join("address")).unwrap();
+    eventually("it is gone", || UnixStream::connect(&place).is_err());
+    assert!(place.exists());
+    let words = ["-namespace", "n", "-address", bundle.to_str().unwrap(), "-id", bare.container.id()];
+    let said = Runner::new(bare::program()).args(words).args(["delete"]).cwd(bundle).run().ok();
+    assert_eq!(said.stdout.as_bytes().first(), Some(&8), "DeleteResponse has the pid: {said}");
+    assert!(!place.exists(), "the socket goes");
+    let _ = fs::remove_dir(scene.state_dir().join("n"));
+    drop(bare);
+    scene.is_clean();
+}

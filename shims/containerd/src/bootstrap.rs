@@ -235,12 +235,17 @@ pub fn delete(words: &Words) -> Result<(), String> {
         }
     }
     mounts::unmount_all(&bundle.join("rootfs"));
-    if let Ok(address) = fs::read_to_string(bundle.join("address")) {
-        let socket = Path::new(address.trim_start_matches("unix://"));
-        if !is_alive(socket) {
-            let _ = fs::remove_file(socket);
-            sandbox::clean(&bundle, socket);
+    // One that was killed before it had noted its socket is known by its names.
+    let socket = match fs::read_to_string(bundle.join("address")) {
+        Ok(address) => PathBuf::from(address.trim_start_matches("unix://")),
+        Err(_) => {
+            let group = Config::read(&bundle).group().unwrap_or_else(|| words.id.clone());
+            socket_of(&socket_folder(), words, &group)
         }
+    };
+    if !is_alive(&socket) {
+        let _ = fs::remove_file(&socket);
+        sandbox::clean(&bundle, &socket);
     }
     // 128 + SIGKILL: what is still there now is killed.
     print(&Writer::new().number(1, pid).number(2, 137u32).time(3, sys::now()).finish())

@@ -81,6 +81,16 @@ impl Cgroups {
     }
 }
 
+/// Whether any mounted hierarchy has a controller.
+pub fn has(controller: &str) -> bool {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    hierarchies(&mountinfo).iter().any(|one| match one.is_v2 {
+        true => fs::read_to_string(one.mount.join("cgroup.controllers"))
+            .is_ok_and(|text| text.split_whitespace().any(|name| name == controller)),
+        false => one.controllers.iter().any(|name| name == controller),
+    })
+}
+
 /// Puts this process into a cgroup of every hierarchy, which is made where it is not there.
 pub fn join(path: &str) {
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -90,7 +90,11 @@ impl Pod {
         }
         namespaces.extend((!self.has_host_pids).then(|| own("pid")));
         namespaces.extend((!self.has_host_ipc).then(|| own("ipc")));
-        let mut linux = json!({ "resources": { "cpu": { "shares": 2 } }, "sysctl": self.sysctls() });
+        let mut linux = json!({ "sysctl": self.sysctls() });
+        if crate::cgroup::has("cpu") {
+            // What waits needs no more than the least.
+            linux["resources"] = json!({ "cpu": { "shares": 2 } });
+        }
         if let Some([uids, gids]) = &self.maps {
             namespaces.push(match users {
                 Some(path) => json!({ "type": "user", "path": path }),
