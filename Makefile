@@ -15,7 +15,7 @@ STATIC_CARGO = DHOW_TARGET=$(TARGET) .ci/cargo
 # A heading between the steps of a long target.
 say = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help build test suites test-crash test-long fuzz test-vm test-images lint deny unit integration demo bench order bench-images peers engines conformance validation install dist deb dist-check clean test-needs
+.PHONY: help build test suites test-crash test-long fuzz test-vm test-arm64 test-images lint deny unit integration demo bench order bench-images peers engines conformance validation install dist deb dist-check clean test-needs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST)
@@ -109,6 +109,11 @@ fuzz: ## the fuzzer on every target, ten minutes in all (FUZZ_SECONDS), from fuz
 test-vm: build ## an older kernel, cgroup v2 with every controller, systemd: in an emulated machine (half an hour)
 	@.ci/need qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap cpio:cpio mkfs.ext4:e2fsprogs depmod:kmod
 	integration/test-vm.sh
+
+test-arm64: ## dhow for aarch64, tested on a 64-bit ARM kernel in an emulated machine (half an hour)
+	@.ci/need 'aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu libc6-dev-arm64-cross' qemu-system-aarch64:qemu-system-arm debootstrap:debootstrap \
+	    cpio:cpio depmod:kmod
+	integration/test-arm64.sh
 
 test-images: build ## a real image against umoci, skopeo and erofs-utils (some minutes, downloads packages)
 	@.ci/need debootstrap:debootstrap zstd:zstd

@@ -72,7 +72,7 @@ make_images() {
     "$peers" run bash -eu -c '
         data=/conformance/runc/tests/integration/testdata
         cd /conformance
-        rm -rf busybox debian
+        rm -rf busybox
         mkdir -p busybox/{bin,dev,etc,home,root,tmp,usr/bin,usr/sbin,var}
         chmod 1777 busybox/tmp
         cp /bin/busybox busybox/bin/busybox
@@ -84,11 +84,9 @@ make_images() {
         printf "root:x:0:\ndaemon:x:1:\nnogroup:x:65534:\n" >busybox/etc/group
         arch=$(go env GOARCH)
         tar -C busybox -cf - . | xz -0 >"$data/busybox-$arch.tar.xz"
-        debootstrap --variant=minbase trixie debian "$0"
-        rm -rf debian/var/cache/apt debian/var/lib/apt/lists debian/usr/share/{doc,locale,man}
-        tar -C debian --exclude "./dev/*" -cf - . | xz -0 -T2 >"$data/debian-$arch.tar.xz"
-        rm -rf busybox debian' "${DHOW_MIRROR:-http://deb.debian.org/debian}" \
-        >"$work/images.log" 2>&1 </dev/null || { tail "$work/images.log" >&2; die "no images"; }
+        xz -0 -T2 <&3 >"$data/debian-$arch.tar.xz"
+        rm -rf busybox' >"$work/images.log" 2>&1 </dev/null 3<"$sid.base.tar" ||
+        { tail "$work/images.log" >&2; die "no images"; }
     touch "$work/.images"
 }
 

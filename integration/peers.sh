@@ -39,13 +39,25 @@ apt_inside() {
         -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0 --no-install-recommends "$@"
 }
 
-bootstrap() {
-    [ -e "$SID/.dhow-base" ] && return
-    command -v debootstrap >/dev/null || die "debootstrap is missing: apt-get install debootstrap"
+fetch_base() {
     say "debootstrap $SUITE into $SID"
     rm -rf --one-file-system "$SID.new"
     debootstrap --variant=minbase $SUITE "$SID.new" "$MIRROR" >"$PEERS/debootstrap.log" 2>&1 ||
         { tail -n 20 "$PEERS/debootstrap.log" >&2; die "debootstrap failed"; }
+}
+
+# The folder as it is before anything is installed: an image for runc's suite.
+keep_base() {
+    tar -C "$SID.new" --exclude './dev/*' --exclude './var/cache/apt/*' --exclude './var/lib/apt/lists/*' \
+        --exclude './usr/share/doc' --exclude './usr/share/locale' -cf "$SID.base.tar.new" .
+    mv "$SID.base.tar.new" "$SID.base.tar"
+}
+
+bootstrap() {
+    [ -e "$SID/.dhow-base" ] && return
+    command -v debootstrap >/dev/null || die "debootstrap is missing: apt-get install debootstrap"
+    fetch_base
+    [ "$SUITE" != sid ] || keep_base
     # How this machine's apt reaches its mirror (a proxy, a frozen clock) holds inside too.
     cp -L /etc/resolv.conf "$SID.new/etc/resolv.conf"
     for conf in $(grep -Els "Acquire::(http|https|Check-|Retries)" /etc/apt/apt.conf.d/* /etc/apt/apt.conf); do
@@ -141,12 +153,15 @@ group_images() {
 }
 
 group_conformance() {
+    # A folder that was made before the image was kept.
+    [ -e "$SID.base.tar" ] || [ -e "$SID/conformance/.images" ] ||
+        { fetch_base && keep_base && rm -rf --one-file-system "$SID.new"; }
     # The suite starts from Debian's source package: the binary packages do not carry it.
     grep -qs deb-src "$SID/etc/apt/sources.list.d/src.list" ||
         echo "deb-src $MIRROR sid main" >"$SID/etc/apt/sources.list.d/src.list"
     install conformance runc bats gawk jq uidmap criu iproute2 iptables busybox-static \
         bsdutils procps gcc libc6-dev make golang-go pkgconf libseccomp-dev dpkg-dev \
-        debootstrap util-linux kmod xz-utils
+        util-linux kmod xz-utils
     [ -e "$SID/.dhow-conformance-deps" ] && return
     say "build-dep runc"
     apt_inside build-dep runc >>"$PEERS/apt.log" 2>&1 ||

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The tests that need what few machines have: an older kernel (6.1) that nothing but Debian has chosen,
+# The tests that need what few machines have: AppArmor, SELinux, an older kernel (6.1) that nothing but Debian has chosen,
 # every controller on cgroup v2, systemd as PID 1 with mounts that are shared, a user session. They run
 # in a virtual machine that is booted once with cgroup v2 and once with v1. Beside the tests of cgroups
 # these are the integration tests, but for those that need engines or take long.
@@ -34,7 +34,7 @@ tar -C "$work/tree" -cf "$work/tree.tar" .
 # /tmp is a disk there: tmpfs has neither idmapped mounts nor the users' own attributes before 6.6.
 truncate -s 1G "$work/disk" && mkfs.ext4 -q -O ^has_journal "$work/disk" && gzip -1 "$work/disk"
 cat >"$work/guest" <<GUEST
-export RUST_BACKTRACE=0
+export RUST_BACKTRACE=0 DHOW_SLOWER=5
 status=0
 run() { echo "== \$*"; "\$@" || status=1; }
 run ./cgroups_kernel --test-threads=1
@@ -55,9 +55,12 @@ left=\$(find /sys/fs/cgroup -name 'dhow-test-*' -o -name 'dhowtest*')
 exit \$status
 GUEST
 status=0
+# Debian's kernel has AppArmor unless another module is chosen.
 for layout in ${LAYOUTS:-1 0}; do
+    module=
+    [ "$layout" = 1 ] || module="security=selinux selinux=1"
     echo "=== systemd.unified_cgroup_hierarchy=$layout"
-    MEM=6144 LIMIT=2700 CMDLINE=systemd.unified_cgroup_hierarchy=$layout integration/vm.sh run \
+    MEM=6144 LIMIT=2700 CMDLINE="systemd.unified_cgroup_hierarchy=$layout $module" integration/vm.sh run \
         "$work/guest" "$work/cgroups_kernel" "$work/cgroups_systemd" "$work/tree.tar" "$work/disk.gz" || status=1
 done
 exit $status

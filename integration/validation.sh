@@ -18,7 +18,6 @@ work=$sid/validation
 source=$work/go/src/github.com/opencontainers/runtime-tools
 
 build() {
-    "$peers" conformance
     mkdir -p "$work/go/src/github.com/opencontainers" "$work/go/src/github.com/mndrix/tap-go"
     curl -fsS "${DHOW_MIRROR:-http://deb.debian.org/debian}/pool/main/g/$package/${package}_$version.orig.tar.xz" |
         tar -xJ -C "$work"
@@ -55,7 +54,13 @@ run_all() {
     done
 }
 
+# One build at a time.
+[ -e "$work/.built" ] || "$peers" conformance
+mkdir -p "$work"
+exec 8>"$work/lock"
+flock 8
 [ -e "$work/.built" ] || build
+exec 8>&-
 export -f run_all
 export source runtime
 list=$(unshare --mount --net --ipc --propagation private bash -c run_all)

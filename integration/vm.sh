@@ -15,7 +15,7 @@ MEM=${MEM:-2048}
 CPUS=${CPUS:-2}
 CMDLINE=${CMDLINE:-systemd.unified_cgroup_hierarchy=1}
 LIMIT=${LIMIT:-600}
-PACKAGES=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,busybox-static,procps,util-linux,kmod,strace,jq,passwd,iproute2
+PACKAGES=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,busybox-static,procps,util-linux,kmod,strace,jq,passwd,iproute2,apparmor,selinux-policy-default
 MODULES="overlay ext4 loop veth tun dummy bridge"
 
 need() {
@@ -31,9 +31,10 @@ build() {
     need
     local root=$VMDIR/root
     mkdir -p "$VMDIR"
-    if [ ! -x "$root/lib/systemd/systemd" ]; then
+    if [ "$(cat "$root/.packages" 2>/dev/null)" != "$PACKAGES" ]; then
         rm -rf "$root"
         debootstrap --variant=minbase --include=$PACKAGES bookworm "$root"
+        echo "$PACKAGES" >"$root/.packages"
     fi
     cd "$VMDIR"
     local image
@@ -94,6 +95,9 @@ Environment=HOME=/root TERM=dumb
 ExecStart=/bin/bash -c 'cd /host; bash ./$(cat first) >/dev/ttyS0 2>&1 </dev/null; printf "\\n@status %%d\\n" $? >/dev/ttyS0; systemctl poweroff --force --force'
 UNIT
     ln -sf /etc/systemd/system/dhow-test.service "$root/etc/systemd/system/multi-user.target.wants/"
+    # Where SELinux is chosen (CMDLINE="security=selinux selinux=1"): nothing in this root has a label.
+    mkdir -p "$root/etc/selinux"
+    printf 'SELINUX=permissive\nSELINUXTYPE=default\n' >"$root/etc/selinux/config"
     # The kernel's own root cannot be left by pivot_root(2), which containers do: move to a tmpfs.
     cat >"$root/init" <<'INIT'
 #!/bin/busybox sh

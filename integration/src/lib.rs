@@ -9,6 +9,7 @@
 //! can be driven too, to tell a wrong test from a wrong runtime.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
+pub mod bare;
 pub mod cgroup;
 pub mod command;
 pub mod config;
@@ -20,6 +21,8 @@ pub mod image;
 pub mod leaks;
 pub mod machine;
 pub mod scene;
+// The tracer reads and writes this machine's registers.
+#[cfg(target_arch = "x86_64")]
 pub mod trace;
 pub mod ttrpc;
 pub mod wait;

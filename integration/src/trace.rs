@@ -5,7 +5,7 @@
 //! they were made (or one that was there before, such as the init for `start`). A role's syscalls
 //! come in the same order every time but for the odd race, so that role and number name a point.
 
-use crate::command::{LIMIT, binary};
+use crate::command::{binary, limit};
 use crate::scene::Scene;
 use nix::errno::Errno;
 use nix::libc;
@@ -93,7 +93,7 @@ pub fn run(scene: &Scene, args: &[&str], also: Option<i32>, deed: Option<(Point,
     }
     let (ended, watchdog) = mpsc::channel::<()>();
     let guard = std::thread::spawn(move || {
-        let late = watchdog.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout);
+        let late = watchdog.recv_timeout(limit()) == Err(mpsc::RecvTimeoutError::Timeout);
         if late {
             let _ = kill(root, Signal::SIGKILL);
         }

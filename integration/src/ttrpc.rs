@@ -2,6 +2,7 @@
 
 use dhow_shim_common::ttrpc::Connection;
 use dhow_shim_common::wire::{Message, Writer};
+use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ pub const TASK: &str = "containerd.task.v2.Task";
 pub struct Client {
     connection: Connection,
     last: u32,
+    /// What came while something else was waited for.
+    early: HashMap<u32, Vec<u8>>,
 }
 
 impl Client {
@@ -22,7 +25,7 @@ impl Client {
         let address = std::fs::read_to_string(bundle.join("address")).unwrap();
         let stream = UnixStream::connect(address.trim_start_matches("unix://")).unwrap();
         stream.set_nonblocking(true).unwrap();
-        Client { connection: Connection::new(stream), last: 1 }
+        Client { connection: Connection::new(stream), last: 1, early: HashMap::new() }
     }
 
     /// Sends a request; answers its number.
@@ -42,21 +45,32 @@ impl Client {
     pub fn answer(&mut self, stream: u32) -> Result<Vec<u8>, (u64, String)> {
         let due = Instant::now() + Duration::from_secs(60);
         while Instant::now() < due {
-            assert!(self.connection.fill(), "the shim is there");
-            while let Some(frame) = self.connection.frame().unwrap() {
-                if frame.stream != stream {
-                    continue;
-                }
-                let response = Message::read(&frame.payload).unwrap();
-                let status = Message::read(response.bytes(1)).unwrap();
+            if let Some(payload) = self.early.remove(&stream) {
+                let response = Message::read(&payload).unwrap();
+                let status = response.message(1);
                 return match status.number(1) {
                     0 => Ok(response.bytes(2).to_vec()),
                     code => Err((code, status.text(2).to_owned())),
                 };
             }
-            std::thread::sleep(Duration::from_millis(2));
+            let is_there = self.connection.fill() && self.connection.flush();
+            while let Some(frame) = self.connection.frame().unwrap() {
+                self.early.insert(frame.stream, frame.payload);
+            }
+            assert!(is_there || self.early.contains_key(&stream), "the shim is there");
+            if !self.early.contains_key(&stream) {
+                std::thread::sleep(Duration::from_millis(2));
+            }
         }
         panic!("no answer after a minute");
+    }
+
+    /// Waits for the answers to several, which must have these codes (0: it was done).
+    #[track_caller]
+    pub fn answers(&mut self, streams: &[u32], codes: &[u64]) {
+        let got: Vec<_> = streams.iter().map(|stream| self.answer(*stream)).collect();
+        let found: Vec<u64> = got.iter().map(|one| one.as_ref().err().map_or(0, |(code, _)| *code)).collect();
+        assert_eq!(found, codes, "{got:?}");
     }
 
     /// Asks, and waits for the answer.

@@ -110,6 +110,24 @@ fn a_replaced_dev_null_is_not_what_masks() {
     assert!(seen.code != 0 || seen.stdout.contains("/secret char") && seen.stdout.contains("1:3"), "{seen}");
 }
 
+/// The same, swapped after the devices were made: a hook, which runs then, stands for another container
+/// that has the same /dev.
+#[test]
+fn a_dev_null_that_is_swapped_before_the_masks_is_not_what_masks() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.writable().set("/linux/maskedPaths", json!(["/secret"]));
+        c.hook("createContainer", "rm dev/null && ln -s /bait dev/null");
+        c.payload(&["stat", "/dev/null", "--", "cat", "/secret", "--", "stat", "/secret"]);
+    });
+    c.file("/secret", "secret", 0o644);
+    c.file("/bait", "bait", 0o644);
+    let seen = c.run().ok();
+    assert!(seen.stdout.contains("/dev/null link"), "the attack did not take place: {seen}");
+    assert!(!seen.stdout.contains("secret\n") && !seen.stdout.contains("bait\n"), "{seen}");
+    assert!(seen.stdout.contains("/secret char") && seen.stdout.contains("1:3"), "{seen}");
+}
+
 /// CVE-2019-5736: the image's program is a link to /proc/self/exe, or has it as its interpreter, so
 /// that the runtime runs itself inside; and a process there opens that file and writes to it.
 #[test]
@@ -234,6 +252,21 @@ fn an_entering_process_shows_no_file_of_the_host() {
     assert!(!c.output().contains("SEEN"), "{}", c.output());
 }
 
+/// The same without a user namespace: the process has the spy's user and capabilities while it looks for its
+/// program, which the spy's PATH makes it do for long.
+#[test]
+fn a_process_that_looks_for_its_program_shows_no_file_of_the_host() {
+    let scene = Scene::new();
+    let c = scene.payload(&["spy", "60"]);
+    c.up().until_it_says("spying");
+    let path: String = (0..6000).map(|n| format!("/no{n}:")).collect();
+    for _ in 0..20 {
+        c.exec_with(&["--env", &format!("PATH={path}/")], &["payload", "exit", "0"]).run().ok();
+    }
+    c.kill("KILL").ok();
+    assert!(!c.output().contains("SEEN"), "{}", c.output());
+}
+
 /// CVE-2021-30465: while mounts are made, somebody who shares a volume with the container swaps a
 /// directory in it for a symlink that leads out, again and again.
 #[test]
@@ -253,6 +286,8 @@ fn a_mount_target_that_is_swapped_for_a_link_meanwhile_stays_inside() {
     let done = std::sync::atomic::AtomicBool::new(false);
     let (mut worked, mut refused) = (0, 0);
     std::thread::scope(|scope| {
+        // Also when an assertion below fails: the scope waits for the thread.
+        let _ends = Ends(&done);
         scope.spawn(|| {
             let (name, kept, link) = (volume.join("name"), volume.join("kept"), volume.join("link"));
             // As the container sees it, and as the host does.
@@ -262,8 +297,11 @@ fn a_mount_target_that_is_swapped_for_a_link_meanwhile_stays_inside() {
                 }
                 let _ = symlink(target, &link);
                 let _ = fs::rename(&name, &kept).and_then(|()| fs::rename(&link, &name));
+                // As long the one as the other, or a mount would hardly ever meet the link.
+                (0..20_000).for_each(|_| std::hint::spin_loop());
                 let _ = fs::remove_file(&name).and_then(|()| fs::rename(&kept, &name));
                 swapped.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                (0..20_000).for_each(|_| std::hint::spin_loop());
             }
         });
         for _ in 0..60 {
@@ -275,13 +313,21 @@ fn a_mount_target_that_is_swapped_for_a_link_meanwhile_stays_inside() {
             }
             untouched(&outside);
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     let swapped = swapped.into_inner();
-    assert!(swapped > 1000, "the attack itself was too slow: {swapped} swaps");
+    assert!(swapped > 200, "the attack itself was too slow: {swapped} swaps");
     let host = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!host.contains(scene.tag()), "{worked} worked, {refused} were refused: {host}");
     scene.is_clean();
+}
+
+/// Tells a thread to end when it goes.
+struct Ends<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 /// CVE-2025-52881: what is written to procfs goes to a file of the image's instead, and the other way

@@ -3,6 +3,7 @@
 //!
 //! A test tries every STRIDE-th point, beginning at one that SEED decides; both come from the
 //! environment (`DHOW_CRASH_STRIDE`, `DHOW_CRASH_SEED`) and are printed. `make test-crash` tries all.
+#![cfg(target_arch = "x86_64")]
 
 use dhow_integration::image::{self, Layer};
 use dhow_integration::scene::Container;

@@ -291,26 +291,6 @@ fn stdio_belongs_to_the_payloads_user() {
     assert!(seen.stdout.contains("by path"), "a user can open /dev/stdout: {seen}");
 }
 
-#[test]
-fn the_apparmor_or_selinux_label_is_refused_where_the_kernel_has_none() {
-    let scene = Scene::new();
-    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    let selinux_on = std::path::Path::new("/sys/fs/selinux/enforce").exists();
-    if !modules.contains("apparmor") {
-        let c = scene.container(|c| {
-            c.set("/process/apparmorProfile", "some-profile");
-        });
-        c.create().fails(&["apparmor"]);
-    }
-    if !selinux_on {
-        let c = scene.container(|c| {
-            c.set("/process/selinuxLabel", "system_u:system_r:container_t:s0");
-        });
-        c.create().fails(&["selinux"]);
-    }
-    scene.is_clean();
-}
-
 /// Whatever the caller of dhow is bound to, a container has the CPUs of its cpuset.
 #[test]
 fn the_callers_cpus_are_not_the_containers() {

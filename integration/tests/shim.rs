@@ -385,7 +385,7 @@ fn every_containerd_has_its_features_by_path_and_by_shim() {
     for (which, name) in [(Which::Installed, "stable"), (Which::Trixie, "trixie"), (Which::Sid, "sid")] {
         for mode in ["shim", "path"] {
             if which.is_there() {
-                assert_eq!(lacks(&["containerd.sh", name, mode], 30), "", "{name} {mode}");
+                assert_eq!(lacks(&["containerd.sh", name, mode], 32), "", "{name} {mode}");
             }
         }
     }
@@ -413,7 +413,7 @@ fn podman_and_buildah_of_sid_run_on_dhow() {
     needs!();
     let there = Which::Sid.folder().join("usr/bin/podman").exists();
     skip_unless!(there, "no podman in the sid folder (peers.sh engines)");
-    assert_eq!(lacks(&["podman.sh"], 70), "");
+    assert_eq!(lacks(&["podman.sh"], 80), "");
 }
 
 /// Fifty containers, by turns with containerd's own shim and runc: how long each takes, in the middle.

@@ -1,10 +1,10 @@
 //! What is asked of a shim by hand: under a real containerd what its own client cannot ask, and without
 //! any what needs none.
 
-use dhow_integration::command::{binary, workspace};
-use dhow_integration::containerd::{Engine, SHIM, Which, can_be_tried};
+use dhow_integration::bare::{self, Bare};
+use dhow_integration::containerd::{Engine, Which, can_be_tried};
 use dhow_integration::ttrpc::{Client, TASK};
-use dhow_integration::{Config, Container, Runner, Scene, eventually, is_dhow, machine, skip_unless};
+use dhow_integration::{Runner, Scene, eventually, machine, skip_unless};
 use dhow_shim_common::wire::{Message, Writer};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -107,75 +107,10 @@ fn what_cannot_be_checkpointed_or_restored_is_told_and_leaves_nothing() {
     finish(engine, "c");
 }
 
-/// A shim that nobody but the test talks to.
-struct Bare<'s> {
-    scene: &'s Scene,
-    container: Container<'s>,
-    shim: Client,
-}
-
-fn has_shim() -> bool {
-    is_dhow() && workspace().join("bin").join(SHIM).exists()
-}
-
 macro_rules! needs_shim {
     () => {
-        skip_unless!(has_shim(), "no shim in bin, or another runtime");
+        skip_unless!(bare::can_be_tried(), "no shim in bin, or another runtime");
     };
-}
-
-impl<'s> Bare<'s> {
-    #[track_caller]
-    fn new(scene: &'s Scene, configure: impl FnOnce(&mut Config)) -> Self {
-        let container = scene.container(configure);
-        let bundle = container.bundle();
-        let words = ["-namespace", "n", "-address", bundle.to_str().unwrap(), "-publish-binary", "x"];
-        let start = Command::new(workspace().join("bin").join(SHIM))
-            .args(words)
-            .args(["-id", container.id(), "start"])
-            .current_dir(bundle)
-            .env_remove("MAX_SHIM_VERSION")
-            .stdin(std::process::Stdio::null())
-            .output()
-            .unwrap();
-        assert!(start.status.success(), "{}", String::from_utf8_lossy(&start.stderr));
-        let shim = Client::of(container.bundle());
-        Bare { scene, container, shim }
-    }
-
-    /// A request that names the container.
-    fn about(&self) -> Writer {
-        Writer::new().bytes(1, self.container.id())
-    }
-
-    /// Create, with what else the request has.
-    fn creation(&self, rest: impl FnOnce(Writer) -> Writer) -> Writer {
-        let root = self.scene.state_dir().display().to_string();
-        let options = Writer::new().bytes(6, binary().to_str().unwrap()).bytes(7, root).finish();
-        let request = self.about().bytes(2, self.container.bundle().to_str().unwrap());
-        rest(request).any(10, "containerd.runc.v1.Options", options)
-    }
-
-    #[track_caller]
-    fn ask(&mut self, method: &str, request: Writer) -> Vec<u8> {
-        self.shim.ask(TASK, method, request).unwrap_or_else(|error| panic!("{method}: {error:?}"))
-    }
-
-    /// The container's end, and the shim's.
-    #[track_caller]
-    fn finish(mut self) {
-        let request = self.about().number(3, 9u32).number(4, 1u32);
-        let _ = self.shim.ask(TASK, "Kill", request);
-        let about = self.about();
-        self.ask("Wait", about.clone());
-        self.ask("Delete", about.clone());
-        let address = fs::read_to_string(self.container.bundle().join("address")).unwrap();
-        self.shim.send(TASK, "Shutdown", about);
-        let socket = Path::new(address.trim_start_matches("unix://"));
-        eventually("the shim has gone", || !socket.exists());
-        let _ = fs::remove_dir(self.scene.state_dir().join("n"));
-        self.scene.is_clean();
-    }
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! `dhow image`: commands of its own, in a table of their own.
 
-use super::help::Face;
 use super::list::{print, to_text};
 use super::progress::Bar;
 use super::registry;
 use super::table::{Args, Command, Flag, Positional, option, switch};
-use super::unknown;
+use super::{nested, unknown};
 use crate::error::{Class, Context as _, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::Use;
@@ -39,7 +38,7 @@ pull and push use the credentials that `docker login` or `podman login` stored, 
     }],
     flags: &[],
     enters: false,
-    run,
+    run: |context, args| nested::run("image", context, args),
 };
 
 pub(super) const FORMAT: Flag = option("format", "FORMAT", "table or json [default: table]");
@@ -156,12 +155,6 @@ pub(super) const COMMANDS: &[Command] = &[
         save_image,
     ),
 ];
-
-fn run(context: &Context, args: &Args) -> Result<i32> {
-    let about = "Images: import, list and manage them";
-    let face = Face { name: "dhow image", about, version: super::VERSION, globals: &[], commands: COMMANDS };
-    super::within(context, &args.positionals, &face)
-}
 
 /// Has a command deal with files of all owners, which a user without root's rights has elsewhere.
 pub(super) fn with_owners(work: impl FnOnce() -> Result<i32>) -> Result<i32> {

@@ -163,27 +163,6 @@ pub fn understand(argv: &[String]) -> Call {
     }
 }
 
-/// Carries out a command that has commands of its own.
-///
-/// # Errors
-/// The command's; [`Class::Usage`] for a call that cannot be understood.
-fn within(context: &Context, words: &[String], face: &Face) -> Result<i32> {
-    if let Some(parsed) = parse::parse(words, face.globals, face.commands) {
-        return (parsed.command.run)(context, &parsed.args);
-    }
-    match help::parse(words, face) {
-        Ok(parsed) => (parsed.command.run)(context, &parsed.args),
-        Err(error) => match told(&error, face) {
-            Told::Help(text) => list::print(&text),
-            Told::Usage(text) => {
-                eprint!("{text}");
-                Ok(1)
-            }
-            Told::Mistake(words) => Err(Error::new(Class::Usage, words)),
-        },
-    }
-}
-
 /// What clap says in place of a command.
 enum Told {
     /// What was asked for.

@@ -1,8 +1,8 @@
 //! `dhow volume`: the named volumes of containers.
 
-use super::help::Face;
 use super::image::{FORMAT, QUIET, is_json, name, store, table, with_owners};
 use super::list::{print, to_text};
+use super::nested;
 use super::table::{Args, Command, Positional, switch};
 use crate::error::{Class, Result};
 use crate::image::store::{Store, Use};
@@ -24,7 +24,7 @@ the image has in DIR, and outlives the container. Volumes are kept in the image 
     }],
     flags: &[],
     enters: false,
-    run,
+    run: |context, args| nested::run("volume", context, args),
 };
 
 const NAMES: Positional =
@@ -52,12 +52,6 @@ pub(super) const COMMANDS: &[Command] = &[
         |context, args| with_owners(|| remove(context, args)),
     ),
 ];
-
-fn run(context: &Context, args: &Args) -> Result<i32> {
-    let about = "Volumes: list and manage those that have names";
-    let face = Face { name: "dhow volume", about, version: super::VERSION, globals: &[], commands: COMMANDS };
-    super::within(context, &args.positionals, &face)
-}
 
 fn create(context: &Context, args: &Args) -> Result<i32> {
     volumes::create(&store(context, Use::Shared)?, args.id())?;

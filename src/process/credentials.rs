@@ -306,7 +306,11 @@ pub fn label_exec(process: &Process, proc: impl FnOnce() -> Result<Proc>) -> Res
 fn no_label(field: &str, label: &str, module: &str, errno: Errno) -> Error {
     let error = Error::system("set the security label", errno).on(format!("{field} {label:?}"));
     match errno {
-        Errno::EINVAL | Errno::ENOENT | Errno::EOPNOTSUPP => error
+        // A kernel without AppArmor says EINVAL.
+        Errno::ENOENT => error
+            .because("the profile is not loaded: no such file or directory")
+            .hint("load it with `apparmor_parser -r FILE`; `aa-status` lists those that are"),
+        Errno::EINVAL | Errno::EOPNOTSUPP => error
             .class(Class::Unsupported)
             .because(format!("{module} is not enabled in the kernel, or does not know the label")),
         _ => error,

@@ -147,8 +147,16 @@ pub mod probe {
 
     /// Answers every notification of a listener: go on. Returns when its processes have ended.
     pub fn let_all_go_on(listener: std::os::fd::BorrowedFd<'_>) {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         use std::os::fd::AsRawFd;
         loop {
+            // Before Linux 6.11 only poll(2) hears that they have ended, and the ioctl waits for ever.
+            let mut ready = [PollFd::new(listener, PollFlags::POLLIN)];
+            if !poll(&mut ready, PollTimeout::NONE)
+                .is_ok_and(|_| ready[0].revents() == Some(PollFlags::POLLIN))
+            {
+                return;
+            }
             // SAFETY: all zeroes is a value of this type, and what the kernel asks for.
             let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
             // _IOWR('!', 0, struct seccomp_notif)

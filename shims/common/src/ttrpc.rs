@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 const HEADER: usize = 10;
 /// The longest message that ttrpc allows, in bytes.
 const LONGEST: usize = 4 << 20;
+/// How many bytes of answers wait for somebody to take them.
+const MOST_OUTPUT: usize = 256 * 1024;
 const REQUEST: u8 = 1;
 const RESPONSE: u8 = 2;
 
@@ -93,10 +95,15 @@ impl Connection {
         !self.output.is_empty()
     }
 
-    /// Reads what is there; `false` when the other side has gone or talks nonsense.
+    /// Whether the other side takes no answers, of which there are many.
+    pub fn is_stuck(&self) -> bool {
+        self.output.len() > MOST_OUTPUT
+    }
+
+    /// Reads what is there, a part at a time; `false` when the other side has gone or talks nonsense.
     pub fn fill(&mut self) -> bool {
         let mut buffer = [0; 4096];
-        loop {
+        for _ in 0..64 {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return false,
                 Ok(length) => self.input.extend_from_slice(&buffer[..length]),
@@ -104,10 +111,8 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return false,
             }
-            if self.input.len() >= HEADER + LONGEST {
-                return true;
-            }
         }
+        true
     }
 
     /// The next frame, once it is whole.

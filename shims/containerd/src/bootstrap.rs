@@ -194,10 +194,10 @@ fn stay(words: &Words, asked: &Asked, bundle: &Path, socket: &Path, listener: Un
         debug: words.debug,
         options: asked.options.clone(),
     };
-    if let Ok(signals) = sys::signal_file(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT]) {
-        Shim::new(home, listener, signals, &asked.ttrpc).stay();
+    match sys::signal_file(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT]) {
+        Ok(signals) => Shim::new(home, listener, signals, &asked.ttrpc).stay(),
+        Err(_) => drop(fs::remove_file(socket)),
     }
-    let _ = fs::remove_file(socket);
 }
 
 /// When memory runs out a shim goes rather than containerd, whose child it is at this moment.

@@ -14,7 +14,7 @@ const NOTE: &str = "dhow-shim";
 /// How one container's dhow is called.
 #[derive(Debug, Clone)]
 pub struct Runtime {
-    binary: String,
+    pub binary: String,
     root: String,
     systemd_cgroup: bool,
     bundle: PathBuf,

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::MemfdFlags;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -75,6 +75,7 @@ struct Command {
     then: Then,
     log: PathBuf,
     stdout: Option<File>,
+    program: String,
 }
 
 /// All of it.
@@ -93,6 +94,8 @@ pub struct Shim {
     unclaimed: Vec<(i32, End)>,
     waiting: BTreeMap<u64, Waiting>,
     last_number: u64,
+    /// When to look for connections again, after there were too many.
+    deaf_until: Option<u64>,
     is_over: bool,
 }
 
@@ -123,6 +126,7 @@ impl Shim {
             unclaimed: Vec::new(),
             waiting: BTreeMap::new(),
             last_number: 0,
+            deaf_until: None,
             is_over: false,
         }
     }
@@ -132,7 +136,6 @@ impl Shim {
         while !self.is_over {
             self.turn(-1);
         }
-        let _ = fs::remove_file(&self.home.socket);
         let due = sys::milliseconds() + 2000;
         for copy in &mut self.copies {
             copy.is_ending = true;
@@ -147,8 +150,12 @@ impl Shim {
         }
     }
 
-    /// It is over once this turn is.
+    /// It is over once this turn is. Nobody finds it any more: whoever hears of that may start another
+    /// one for the same name, whose socket has the same place.
     pub fn end(&mut self) {
+        if !self.is_over {
+            let _ = fs::remove_file(&self.home.socket);
+        }
         self.is_over = true;
     }
 
@@ -190,15 +197,22 @@ impl Shim {
         }
         self.look_after_waiting();
         self.publisher.go_on();
+        if self.deaf_until.is_some_and(|due| due <= sys::milliseconds()) {
+            self.deaf_until = None;
+        }
     }
 
     fn wait(&self, most: i32) -> Vec<Source> {
         let mut sources = vec![Source::Listener, Source::Signals];
         let input = PollFlags::IN;
-        let mut set = vec![PollFd::new(&self.listener, input), PollFd::new(&self.signals, input)];
+        let listens = if self.deaf_until.is_some() { PollFlags::empty() } else { input };
+        let mut set = vec![PollFd::new(&self.listener, listens), PollFd::new(&self.signals, input)];
         let mut add: Vec<(Source, BorrowedFd<'_>, PollFlags)> = Vec::new();
-        let with_output =
-            |connection: &Connection| if connection.has_output() { input | PollFlags::OUT } else { input };
+        let with_output = |connection: &Connection| match (connection.is_stuck(), connection.has_output()) {
+            (true, _) => PollFlags::OUT,
+            (false, true) => input | PollFlags::OUT,
+            (false, false) => input,
+        };
         for (number, connection) in &self.connections {
             add.push((Source::Connection(*number), connection.stream.as_fd(), with_output(connection)));
         }
@@ -231,7 +245,8 @@ impl Shim {
             // The kernel does not tell when somebody opens a fifo.
             Awaited::Readers(_) => READERS_INTERVAL,
         });
-        let own = self.publisher.timeout().into_iter().chain(dues).min();
+        let deaf = self.deaf_until.map(|due| due.saturating_sub(now));
+        let own = self.publisher.timeout().into_iter().chain(dues).chain(deaf).min();
         let own = own.map(|ms| i32::try_from(ms).unwrap_or(i32::MAX));
         let timeout = match (own, most) {
             (None, most) => most,
@@ -293,18 +308,35 @@ impl Shim {
     }
 
     fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            let _ = stream.set_nonblocking(true);
-            let number = self.number();
-            self.connections.insert(number, Connection::new(stream));
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    let _ = stream.set_nonblocking(true);
+                    let number = self.number();
+                    self.connections.insert(number, Connection::new(stream));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                // There are no more files to be had: it goes on waiting, and poll(2) would not sleep.
+                Err(_) => {
+                    self.deaf_until = Some(sys::milliseconds() + 100);
+                    return;
+                }
+            }
         }
     }
 
     fn serve(&mut self, number: u64) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
-        let mut stays = connection.fill() && connection.flush();
+        let mut stays = connection.flush();
+        // Who takes no answers is asked for no more questions.
+        if !connection.is_stuck() {
+            stays &= connection.fill();
+        }
         loop {
             let Some(connection) = self.connections.get_mut(&number) else { return };
+            if connection.is_stuck() {
+                break;
+            }
             match connection.frame() {
                 Ok(Some(frame)) if frame.is_request => {
                     let caller = Caller { connection: number, stream: frame.stream };
@@ -337,7 +369,9 @@ impl Shim {
 
     fn signalled(&mut self) {
         while let Some(signal) = sys::read_signal(&self.signals) {
-            self.is_over |= signal != libc::SIGCHLD.cast_unsigned();
+            if signal != libc::SIGCHLD.cast_unsigned() {
+                self.end();
+            }
         }
         let mut ended = Vec::new();
         while let Some((pid, status)) = sys::reap_any() {
@@ -375,7 +409,12 @@ impl Shim {
         if code != 0 {
             message = last_error(&command.log);
             if message.is_empty() {
-                message = format!("dhow ended with exit code {code}");
+                let end = if code == 127 {
+                    "cannot be started".to_owned()
+                } else {
+                    format!("ended with exit code {code}")
+                };
+                message = format!("{} {end}", command.program);
             }
         }
         let _ = fs::remove_file(&command.log);
@@ -391,10 +430,16 @@ impl Shim {
         stdio: Stdio,
         then: Then,
     ) {
-        let log = bundle.join(format!("dhow-{}.json", self.number()));
+        let number = self.number();
+        // A container whose bundle is gone must still come to its end.
+        let log = match bundle.is_dir() {
+            true => bundle.join(format!("dhow-{number}.json")),
+            false => self.home.socket.with_extension(format!("{number}.json")),
+        };
+        let program = runtime.binary.clone();
         self.log("debug", &format!("dhow {}", words.join(" ")));
         match launch(runtime, &log, words, stdio) {
-            Ok((pid, stdout)) => drop(self.commands.insert(pid, Command { then, log, stdout })),
+            Ok((pid, stdout)) => drop(self.commands.insert(pid, Command { then, log, stdout, program })),
             Err(message) => then(self, Outcome { code: 127, message, stdout: Vec::new() }),
         }
     }

@@ -97,6 +97,8 @@ pub struct Prepared {
     pub copies: Vec<Copy>,
     /// Readable, or closed at the other end, when the logging program is ready.
     pub ready: Option<OwnedFd>,
+    /// Where a logging program reads what a terminal says.
+    pub output: Option<OwnedFd>,
 }
 
 /// Opens all that a process without a terminal needs.
@@ -108,7 +110,13 @@ pub fn prepare(process: u64, places: &Places, options: &Options, about: &Logger)
     let mut copies = Vec::new();
     let mut files = [null()?, null()?, null()?];
     if places.terminal {
-        return Ok(Prepared { files, copies, ready: None });
+        let mut prepared = Prepared { files, copies, ready: None, output: None };
+        if places.stdout.starts_with("binary://") {
+            let ([output, _], ready) = about.start(&places.stdout)?;
+            blocks(&output, false);
+            (prepared.output, prepared.ready) = (Some(output), Some(ready));
+        }
+        return Ok(prepared);
     }
     let own = |end: &OwnedFd| {
         if options.io_uid != 0 || options.io_gid != 0 {
@@ -127,38 +135,44 @@ pub fn prepare(process: u64, places: &Places, options: &Options, about: &Logger)
     if places.stdout.starts_with("binary://") {
         let ready;
         ([files[1], files[2]], ready) = about.start(&places.stdout)?;
-        return Ok(Prepared { files, copies, ready: Some(ready) });
+        return Ok(Prepared { files, copies, ready: Some(ready), output: None });
     }
     for (place, file) in [&places.stdout, &places.stderr].into_iter().zip(&mut files[1..]) {
         if place.is_empty() {
             continue;
         }
-        let (output, is_fifo) = open_output(place)?;
-        if !is_fifo {
-            *file = output.into();
-            continue;
-        }
+        let output = open_output(place)?;
         let (reader, writer) = pipe()?;
         own(&writer);
         copies.push(Copy::new(process, Way::Out, reader.into(), output));
         *file = writer;
     }
-    Ok(Prepared { files, copies, ready: None })
+    Ok(Prepared { files, copies, ready: None, output: None })
 }
 
-/// The copies between a terminal and containerd's fifos.
+/// The copies between a terminal and containerd's fifos, or the logging program's pipe.
 ///
 /// # Errors
 /// What cannot be opened, and why.
-pub fn join_terminal(process: u64, places: &Places, master: &OwnedFd) -> Result<Vec<Copy>, String> {
+pub fn join_terminal(
+    process: u64,
+    places: &Places,
+    master: &OwnedFd,
+    output: Option<OwnedFd>,
+) -> Result<Vec<Copy>, String> {
     blocks(master, false);
     let again = || master.try_clone().map(File::from).map_err(|error| format!("copy the terminal: {error}"));
     let mut copies = Vec::new();
     if !places.stdin.is_empty() {
         copies.push(Copy::new(process, Way::In, open_input(&places.stdin)?, again()?));
     }
-    if !places.stdout.is_empty() {
-        copies.push(Copy::new(process, Way::Out, again()?, open_output(&places.stdout)?.0));
+    let output = match output {
+        Some(output) => Some(output.into()),
+        None if places.stdout.is_empty() => None,
+        None => Some(open_output(&places.stdout)?),
+    };
+    if let Some(output) = output {
+        copies.push(Copy::new(process, Way::Out, again()?, output));
     }
     Ok(copies)
 }
@@ -189,8 +203,10 @@ fn open_input(place: &str) -> Result<File, String> {
         .map_err(|error| format!("open stdin {path}: {error}"))
 }
 
-/// A fifo is opened for reading as well: its reader may go and come again, when containerd does.
-fn open_output(place: &str) -> Result<(File, bool), String> {
+/// A fifo is opened for reading as well: its reader may go and come again, when containerd does. A file
+/// is the shim's alone: a container that had it could empty it, and criu does not dump what is not the
+/// container's.
+fn open_output(place: &str) -> Result<File, String> {
     let path = path_of(place);
     let is_fifo = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo());
     let mut open = OpenOptions::new();
@@ -202,7 +218,7 @@ fn open_output(place: &str) -> Result<(File, bool), String> {
         let parent = std::path::Path::new(path).parent().unwrap_or(std::path::Path::new("/"));
         std::fs::create_dir_all(parent).map_err(|error| format!("make {}: {error}", parent.display()))?;
     }
-    open.open(path).map(|file| (file, is_fifo)).map_err(|error| format!("open {path}: {error}"))
+    open.open(path).map_err(|error| format!("open {path}: {error}"))
 }
 
 /// Whoever reads a process' output, at the other end of fifos.

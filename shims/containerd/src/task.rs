@@ -17,6 +17,7 @@ use dhow_shim_common::sys;
 use dhow_shim_common::ttrpc::{Code, Request, Status};
 use dhow_shim_common::wire::{Message, Writer};
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// What a method has to say at once; `None` when the answer comes later.
@@ -231,7 +232,8 @@ fn equip(shim: &mut Shim, making: &Making) -> Result<Equipment, String> {
 }
 
 fn launch(shim: &mut Shim, making: Making, mut words: Vec<String>, equipment: Equipment, then: Made) {
-    let Equipment { number, prepared: Prepared { files, copies, ready }, console, readers } = equipment;
+    let Equipment { number, prepared, console, readers } = equipment;
+    let Prepared { files, copies, ready, output } = prepared;
     if let Some(console) = &console {
         words.extend(["--console-socket".to_owned(), console.path.display().to_string()]);
     }
@@ -239,7 +241,7 @@ fn launch(shim: &mut Shim, making: Making, mut words: Vec<String>, equipment: Eq
     shim.copies.extend(copies);
     let id = making.id.clone();
     let whole = move |shim: &mut Shim, outcome: Outcome| {
-        let result = made(shim, &making, &outcome, console.as_ref());
+        let result = made(shim, &making, &outcome, console.zip(Some(output)));
         drop(readers);
         if result.is_err() {
             drop_copies(shim, number, true);
@@ -271,7 +273,7 @@ fn made(
     shim: &mut Shim,
     making: &Making,
     outcome: &Outcome,
-    console: Option<&Console>,
+    console: Option<(Console, Option<OwnedFd>)>,
 ) -> Result<i32, String> {
     if outcome.code != 0 {
         return Err(outcome.message.clone());
@@ -287,9 +289,9 @@ fn made(
     let process = container.process(&making.exec).ok_or("the process is gone")?;
     process.pid = pid;
     process.stage = if is_init { Stage::Created } else { Stage::Running };
-    if let Some(console) = console {
+    if let Some((console, output)) = console {
         let master = console.receive()?;
-        shim.copies.extend(stdio::join_terminal(process.number, &process.places, &master)?);
+        shim.copies.extend(stdio::join_terminal(process.number, &process.places, &master, output)?);
         process.terminal = Some(master);
     }
     Ok(pid)
@@ -338,10 +340,10 @@ fn start_exec(shim: &mut Shim, caller: Caller, id: &str, exec: &str) -> Now {
     let container = container(shim, id)?;
     let bundle = container.bundle.clone();
     let Some(process) = container.process(exec) else { return Err(failed("the process is gone")) };
-    process.stage = Stage::Starting;
     let spec = bundle.join(format!("exec-{}.json", process.number));
     let pid_file = bundle.join(format!("exec-{}.pid", process.number));
     fs::write(&spec, &process.spec).map_err(|error| failed(format!("write {}: {error}", spec.display())))?;
+    process.stage = Stage::Starting;
     let (spec_text, pid_text) = (spec.display().to_string(), pid_file.display().to_string());
     let words = vec!["exec", "--process", &spec_text, "--detach", "--pid-file", &pid_text];
     let making = Making { id: id.to_owned(), exec: exec.to_owned(), pid_file };
@@ -487,7 +489,9 @@ fn state(shim: &mut Shim, message: &Message) -> Now {
 fn delete(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let (id, exec) = (message.text(1).to_owned(), message.text(2).to_owned());
     let process = process(shim, message)?;
-    if matches!(process.stage, Stage::Running | Stage::Starting) {
+    // An init that is made in this moment would stay, with nobody to know it.
+    let is_made = exec.is_empty() && process.stage == Stage::Made;
+    if is_made || matches!(process.stage, Stage::Running | Stage::Starting) {
         return Err(refuse("cannot delete a running process"));
     }
     let end = process.end.unwrap_or(End { code: 0, at: 0 });
@@ -495,7 +499,11 @@ fn delete(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let answer = Writer::new().number(1, pid).number(2, end.code).time(3, end.at);
     if !exec.is_empty() {
         drop_copies(shim, number, false);
-        container(shim, &id)?.execs.remove(&exec);
+        if let Some(process) = container(shim, &id)?.execs.remove(&exec) {
+            // Of one that was never started.
+            let end = End { code: 255, at: sys::now() };
+            process.waiters.into_iter().for_each(|waiter| shim.answer(waiter, Ok(ending(end))));
+        }
         return Ok(Some(answer));
     }
     let container = container(shim, &id)?;
