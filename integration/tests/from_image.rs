@@ -588,7 +588,7 @@ fn more_options_of_docker() {
     delete(&scene);
     for (options, words) in [
         (&["--stop-signal", "NOSUCH"][..], &["signal", "NOSUCH"][..]),
-        (&["--mount", "type=volume,src=na me,dst=/x"], &["no named volumes"]),
+        (&["--mount", "type=volume,src=na me,dst=/x"], &["--mount", "name"]),
         (&["--mount", "dst=x"], &["--mount", "absolute"]),
         (&["--group-add", "nobody"], &["nobody", "group file"]),
         (&["--add-host", "a:nonsense"], &["--add-host", "NAME:ADDRESS"]),
