@@ -156,6 +156,7 @@ fn what_was_done_is_told_to_programs() {
     assert_eq!((&saved["digest"], &saved["output"]), (&digest, &output.into()));
     assert_eq!(saved["size"], fs::metadata(&path).unwrap().len());
     let removed = scene.dhow(["image", "rm", "other:2"]).args(json).run().ok().json();
+    scene.dhow(["image", "rm", "other:2"]).run().fails(&["no such image: other:2"]);
     assert_eq!(removed["name"], "docker.io/library/other:2");
     scene.dhow(["image", "save", "made:1"]).args(json).run().fails(&["--format json", "--output"]);
     for words in [&["tag", "made:1", "third"][..], &["rm", "third"], &["save", "-o", output, "made:1"]] {

@@ -193,11 +193,7 @@ impl Store {
     /// # Errors
     /// [`Class::Config`] when there is none, or more than one.
     pub fn find(&self, name: &str) -> Result<Image> {
-        let missing = || {
-            Error::new(Class::Config, "no such image")
-                .on(name.to_owned())
-                .hint("`dhow image ls` lists what is there")
-        };
+        let missing = || no_such_image(name);
         let wanted = Reference::parse(name).ok();
         let tags = self.tags()?;
         if let Some(wanted) = &wanted {
@@ -270,10 +266,12 @@ impl Store {
     /// # Errors
     /// [`Class::Config`] when there is none.
     pub fn untag(&self, name: &Reference) -> Result<()> {
-        let name = name.to_string();
-        std::fs::remove_file(self.tag_path(&name)?)
-            .doing_on("remove a tag", || name)
-            .map_err(|error| error.class(Class::Config))?;
+        match std::fs::remove_file(self.tag_path(&name.to_string())?) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(no_such_image(&name.familiar()));
+            }
+            removed => removed.doing_on("remove a tag", || name.to_string())?,
+        }
         sync(&self.root.join("refs"))
     }
 
@@ -392,6 +390,10 @@ impl Drop for LayerLock {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+fn no_such_image(name: &str) -> Error {
+    Error::new(Class::Config, "no such image").on(name).hint("`dhow image ls` lists what is there")
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {
