@@ -4,7 +4,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -200,7 +200,19 @@ impl Runner {
         self.command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
         let started = Instant::now();
         let command = self.words.join(" ");
-        let child = self.command.spawn().unwrap_or_else(|e| panic!("cannot start {command}: {e}"));
+        let child = loop {
+            match self.command.spawn() {
+                Ok(child) => break child,
+                // A program that a test has just written: a child that another thread forked meanwhile
+                // has it open for writing until its own exec.
+                Err(error)
+                    if error.kind() == ErrorKind::ExecutableFileBusy && started.elapsed() < limit() =>
+                {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => panic!("cannot start {command}: {error}"),
+            }
+        };
         Running { child, command, stdout, stderr, started, limit: self.limit, ended: false }
     }
 

@@ -242,7 +242,7 @@ fn an_entering_process_shows_no_file_of_the_host() {
         for set in ["bounding", "effective", "permitted"] {
             c.push(&format!("/process/capabilities/{set}"), "CAP_SYS_PTRACE");
         }
-        c.user_namespace(100_000, 65536).payload(&["spy", "6"]);
+        c.user_namespace(100_000, 65536).payload(&["spy", "60"]);
     });
     c.up().until_it_says("spying");
     for _ in 0..30 {

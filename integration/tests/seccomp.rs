@@ -291,7 +291,7 @@ fn explain_names_the_rule() {
         scene.dhow(["seccomp", "explain"]).args([config.to_str().unwrap()]).args(words.iter().copied()).run()
     };
     for (words, said) in [
-        (&[][..], "SCMP_ARCH_X86_64"),
+        (&[][..], if cfg!(target_arch = "x86_64") { "SCMP_ARCH_X86_64" } else { "SCMP_ARCH_AARCH64" }),
         (&["getppid"], "linux.seccomp.syscalls[0]"),
         (&["personality"], "arg0 == 0x8"),
         (&["personality", "8"], "SCMP_ACT_ERRNO (EINVAL)"),

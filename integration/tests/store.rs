@@ -3,7 +3,7 @@
 
 use dhow_integration::command::binary;
 use dhow_integration::image::{self, Layer};
-use dhow_integration::{Outcome, Runner, Scene};
+use dhow_integration::{Outcome, Runner, Scene, machine, skip_unless};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,10 @@ fn a_full_disk_is_said_and_leaves_nothing() {
 
 #[test]
 fn a_filesystem_that_lacks_something_is_named() {
+    skip_unless!(
+        machine::linux_is_at_least(6, 7),
+        "an overlay keeps no overlay's attributes before Linux 6.7"
+    );
     let scene = Scene::new();
     let opaque = Layer::default().directory("etc").file("etc/.wh..wh..opq", "");
     let path = archive(&scene, "test", &[opaque]);

@@ -308,7 +308,7 @@ fn no_label(field: &str, label: &str, module: &str, errno: Errno) -> Error {
     match errno {
         // A kernel without AppArmor says EINVAL.
         Errno::ENOENT => error
-            .because("the profile is not loaded: no such file or directory")
+            .because("the profile is not loaded")
             .hint("load it with `apparmor_parser -r FILE`; `aa-status` lists those that are"),
         Errno::EINVAL | Errno::EOPNOTSUPP => error
             .class(Class::Unsupported)

@@ -256,7 +256,7 @@ fn is_foreign(machine: u16) -> bool {
 
 fn foreign(path: &Path, machine: u16) -> String {
     let (theirs, ours) = (format::machine_name(machine), format::machine_name(format::NATIVE));
-    let article = if theirs.starts_with(['a', 'i']) { "an" } else { "a" };
+    let article = if theirs.starts_with(['a', 'i', 'x']) { "an" } else { "a" };
     format!("{} is {article} {theirs} binary on {ours}", path.display())
 }
 
