@@ -358,9 +358,11 @@ mod tests {
         assert_eq!(spec["linux"]["sysctl"]["net.ipv4.ip_unprivileged_port_start"], "0");
         assert_eq!(spec["process"]["user"]["uid"], 7);
         assert_eq!(spec["annotations"]["io.kubernetes.cri.sandbox-name"], "web");
-        let namespaces = spec["linux"]["namespaces"].to_string();
-        assert!(namespaces.contains(r#"{"path":"/run/netns/x","type":"network"}"#), "{namespaces}");
-        assert!(namespaces.contains("pid") && namespaces.contains("ipc") && !namespaces.contains("user"));
+        let namespaces = json!([
+            { "type": "mount" }, { "type": "uts" }, { "type": "network", "path": "/run/netns/x" },
+            { "type": "pid" }, { "type": "ipc" },
+        ]);
+        assert_eq!(spec["linux"]["namespaces"], namespaces);
         assert_eq!(pod.resolver.as_deref(), Some("search a b\nnameserver 10.0.0.1\nnameserver 10.0.0.2\n"));
     }
 
@@ -370,8 +372,8 @@ mod tests {
         let users = Writer::new().message(2, &range).message(3, &range);
         let pod = pod(&Writer::new().number(1, 2u32).number(2, 2u32).number(3, 2u32).message(5, &users));
         let spec = pod.spec("p1", Path::new("/r"), Path::new("/bin/shim"), "", Some("/proc/1/fd/9"));
-        let namespaces = spec["linux"]["namespaces"].to_string();
-        assert_eq!(namespaces, r#"[{"type":"mount"},{"path":"/proc/1/fd/9","type":"user"}]"#);
+        let namespaces = json!([{ "type": "mount" }, { "type": "user", "path": "/proc/1/fd/9" }]);
+        assert_eq!(spec["linux"]["namespaces"], namespaces);
         assert_eq!(spec["linux"]["uidMappings"][0]["hostID"], 100_000);
         assert_eq!(pod.root(), [100_000; 2]);
         assert!(spec["hostname"].is_null() && spec["linux"]["sysctl"].as_object().unwrap().len() == 1);
