@@ -192,9 +192,10 @@ fn a_container_lives_as_cri_o_would_have_it() {
     assert_eq!(kept.status(), "created");
     kept.dhow(&["start", &id]).run().ok();
     assert_eq!(kept.status(), "running");
-    eventually("the log has both streams", || {
-        kept.file("log").contains(" stdout F out\n") && kept.file("log").contains(" stderr F err\n")
-    });
+    let both =
+        || kept.file("log").contains(" stdout F out\n") && kept.file("log").contains(" stderr F err\n");
+    let is_told = dhow_integration::holds_within(dhow_integration::wait::PATIENCE, both);
+    assert!(is_told, "{}; the log: {}", kept.status(), kept.file("log"));
     let (code, log) = kept.exec_sync(&["/payload", "echo", "in", "--", "exit", "7"]);
     assert_eq!((code, log.contains(" stdout F in\n")), (7, true), "{log}");
 

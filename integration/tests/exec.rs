@@ -1,10 +1,11 @@
 //! exec: another process in a running container.
 
-use dhow_integration::{Container, Scene, cgroup, machine, skip_unless};
+use dhow_integration::{Container, Runner, Scene, cgroup, machine, skip_unless};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write;
 
 /// A running container.
 fn running(scene: &Scene) -> Container<'_> {
@@ -291,4 +292,27 @@ fn exec_leaves_nothing() {
     assert_eq!(listed, json!([c.pid()]));
     let cgroups = cgroup::named_after(scene.tag());
     assert!(cgroups.iter().all(|dir| dir.ends_with(c.id())), "exec made a cgroup that stays: {cgroups:?}");
+}
+
+/// The check was before the pause and the fork behind it: the process would be frozen, and exec wait for it
+/// until somebody resumes the container.
+#[test]
+fn a_pause_that_comes_meanwhile_is_noticed() {
+    skip_unless!(machine::has_freezer(), "no freezer");
+    // It would die when it is thawed, an orphan whom this machine's init may never wait for.
+    skip_unless!(!machine::has_controller("freezer"), "cgroup v1 lets nothing that is frozen die");
+    let scene = Scene::new();
+    let c = running(&scene);
+    let fifo = scene.dir().join("process");
+    Runner::new("mkfifo").args([fifo.to_str().unwrap()]).run().ok();
+    let exec = c.command(&["exec", "--process", fifo.to_str().unwrap()]).spawn();
+    // Opened as soon as dhow reads it, which is after its first look at the container.
+    let mut process = fs::OpenOptions::new().write(true).open(&fifo).unwrap();
+    c.command(&["pause"]).run().ok();
+    let text = json!({ "args": ["/payload", "exit", "0"], "cwd": "/", "user": { "uid": 0, "gid": 0 } });
+    process.write_all(text.to_string().as_bytes()).unwrap();
+    drop(process);
+    exec.wait().fails(&["cannot exec in a paused container"]);
+    c.command(&["resume"]).run().ok();
+    c.exec(&["/payload", "exit", "0"]).ok();
 }

@@ -3,6 +3,7 @@
 use crate::error::{Class, Context, Error, Result};
 use crate::sys::socket;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -204,6 +205,19 @@ impl Channel {
             Error::new(Class::Internal, "listen to the other process")
                 .because(format!("unknown message {tag}"))
         })
+    }
+
+    /// Whether there is something to receive, or the end, before this much time has gone by.
+    ///
+    /// # Errors
+    /// poll(2)'s.
+    pub fn has_word_within(&self, patience: PollTimeout) -> Result<bool> {
+        let mut ready = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, patience) {
+            Ok(count) => Ok(count > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(errno) => Err(Error::system("listen to the other process", errno)),
+        }
     }
 
     /// As [`Channel::receive`], for a side that cannot go on alone.

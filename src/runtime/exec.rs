@@ -24,6 +24,13 @@ use nix::unistd::Pid;
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long the child may be silent before the container is looked at again, in milliseconds.
+const PATIENCE: u8 = 200;
+
+/// How long a killed process may take to end.
+const DEATH: Duration = Duration::from_millis(500);
 
 /// What is asked of `exec`.
 #[derive(Debug, Clone, Default)]
@@ -141,7 +148,7 @@ fn begin(
     timing::step("clone the process");
     let spawned = enter(&container, plan, &placement)?;
     timing::step("wait for the payload");
-    let master = follow(context, &container, &spawned, placement)?;
+    let master = follow(context, &container, &spawned, placement, request)?;
     let kept = match (master, console) {
         (Some(master), Some(socket)) => {
             send_console(&socket, &master)?;
@@ -286,6 +293,7 @@ fn follow(
     container: &Container,
     spawned: &Spawned,
     placement: Placement,
+    request: &ExecRequest,
 ) -> Result<Option<OwnedFd>> {
     let take_listener = |listener: &OwnedFd| {
         let id = &container.record.id;
@@ -293,22 +301,37 @@ fn follow(
         let pid = spawned.child.pid.as_raw();
         filter::send_listener(&config, listener, pid, &container.state(None))
     };
-    let outcome = talk(&spawned.channel, placement, &take_listener);
-    if outcome.is_err() {
+    let refuse_pause = || if request.ignore_paused { Ok(()) } else { not_paused(context, container) };
+    let outcome = talk(&spawned.channel, placement, &take_listener, &refuse_pause);
+    if let Err(error) = &outcome {
         let _ = pidfd::send_signal(spawned.child.pidfd.as_fd(), libc::SIGKILL);
-        let _ = nix::sys::wait::waitpid(spawned.child.pid, None);
+        // On cgroup v1 one that is frozen dies when it is thawed, as an orphan.
+        let patience = (error.class == Class::WrongState).then_some(DEATH);
+        if pidfd::wait_ended(spawned.child.pidfd.as_fd(), patience).unwrap_or(true) {
+            let _ = nix::sys::wait::waitpid(spawned.child.pid, None);
+        }
     }
     outcome
+}
+
+/// A pause that came between the first look at the container and the fork has frozen the child.
+fn not_paused(context: &Context, container: &Container) -> Result<()> {
+    let now = Container::open(context, &container.record.id)?;
+    if now.status == Status::Paused { now.allow(Operation::Exec) } else { Ok(()) }
 }
 
 fn talk(
     channel: &Channel,
     placement: Placement,
     take_listener: &dyn Fn(&OwnedFd) -> Result<()>,
+    refuse_pause: &dyn Fn() -> Result<()>,
 ) -> Result<Option<OwnedFd>> {
     let_proceed(channel, placement)?;
     let mut console = None;
     loop {
+        while !channel.has_word_within(PATIENCE.into())? {
+            refuse_pause()?;
+        }
         match channel.receive()? {
             None => return Ok(console),
             Some(Message::Console(master)) => console = Some(master),
