@@ -368,6 +368,13 @@ fn a_volume_is_filled_once_and_wholly() {
     let seen = run(&scene, "a", &["--volume", "db:/data"], &["ls", "/data"]).run().ok();
     assert_eq!(seen.stdout, "deep\nseed\n");
     assert!(!place.join("filling").exists());
+    // Who wants no copy gets none of the half one, and keeps what it writes.
+    fs::write(place.join("filling"), "").unwrap();
+    let no_copy = ["--volume", "db:/data:nocopy"];
+    let seen = run(&scene, "b", &no_copy, &["sh", "-c", "ls /data; echo own > /data/own"]).run().ok();
+    assert_eq!(seen.stdout, "");
+    let seen = run(&scene, "a", &["--volume", "db:/data"], &["ls", "/data"]).run().ok();
+    assert_eq!(seen.stdout, "own\n");
     scene.is_clean();
 }
 

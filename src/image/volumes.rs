@@ -171,28 +171,33 @@ pub(super) fn prepare(store: &Store, image: &Image, options: &Options) -> Result
     let mut all = BTreeMap::new();
     for wanted in options::named_volumes(options)? {
         create(store, &wanted.name)?;
-        if wanted.fill && !image.config.rootfs.diff_ids.is_empty() {
-            fill(store, image, &wanted).map_err(|error| super::within(&wanted.name, error))?;
-        }
+        let image = Some(image).filter(|image| wanted.fill && !image.config.rootfs.diff_ids.is_empty());
+        begin(store, image, &wanted).map_err(|error| super::within(&wanted.name, error))?;
         all.insert(wanted.name.clone(), data(store, &wanted.name));
     }
     Ok(all)
 }
 
-/// Copies what the image has in a volume's place into one that is empty, as Docker does.
-fn fill(store: &Store, image: &Image, wanted: &Wanted) -> Result<()> {
+/// Copies what the image has in a volume's place into one that is empty, as Docker does. What a killed
+/// command has left half-copied goes also where nothing is to be copied: the next one that copies would take
+/// what containers had written meanwhile for a part of it.
+fn begin(store: &Store, image: Option<&Image>, wanted: &Wanted) -> Result<()> {
     let doing = "fill the volume";
     let (place, data) = (directory(store, &wanted.name), data(store, &wanted.name));
     let lock = open_directory(&place).doing(doing)?;
     flock(&lock, FlockOperation::LockExclusive).doing(doing)?;
     let mark = place.join("filling");
     let was_cut_off = mark.exists();
-    if !was_cut_off && std::fs::read_dir(&data).doing(doing)?.next().is_some() {
+    let is_filled = || Ok::<bool, Error>(std::fs::read_dir(&data).doing(doing)?.next().is_some());
+    if !was_cut_off && (image.is_none() || is_filled()?) {
         return Ok(());
     }
     std::fs::write(&mark, "").doing(doing)?;
-    let overlay = bundle::overlay(store, image, &place)?;
-    let work = || copy(&overlay, &wanted.place, &data).map(|()| String::new());
+    let overlay = image.map(|image| bundle::overlay(store, image, &place)).transpose()?;
+    let work = || {
+        clear(&data)?;
+        overlay.as_ref().map_or(Ok(()), |overlay| copy(overlay, &wanted.place, &data)).map(|()| String::new())
+    };
     match nix::unistd::geteuid().is_root() {
         true => work()?,
         false => owners::in_mount_namespace(work)?,
@@ -203,8 +208,8 @@ fn fill(store: &Store, image: &Image, wanted: &Wanted) -> Result<()> {
     flock(&lock, FlockOperation::Unlock).doing(doing)
 }
 
-fn copy(overlay: &Overlay, place: &str, data: &Path) -> Result<()> {
-    let doing = "fill the volume";
+fn clear(data: &Path) -> Result<()> {
+    let doing = "clear the volume";
     for entry in std::fs::read_dir(data).doing(doing)? {
         let path = entry.doing(doing)?.path();
         match path.is_dir() && !path.is_symlink() {
@@ -212,6 +217,11 @@ fn copy(overlay: &Overlay, place: &str, data: &Path) -> Result<()> {
             false => std::fs::remove_file(&path).doing(doing)?,
         }
     }
+    Ok(())
+}
+
+fn copy(overlay: &Overlay, place: &str, data: &Path) -> Result<()> {
+    let doing = "fill the volume";
     let found = match overlay.view()?.resolve(Path::new(place)) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
         found => Found::of(found.doing(doing)?).doing(doing)?,
