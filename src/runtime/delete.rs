@@ -88,14 +88,15 @@ fn end_processes(container: &Container) -> Result<()> {
 pub(super) fn remove(locked: Locked, mut record: Record, force: bool) -> Result<()> {
     if record.phase != Phase::Removing {
         record.phase = Phase::Removing;
-        locked.write(&record)?;
+        // A full disk must not keep what lies on it; the record that is there has the same journal.
+        let _ = locked.write(&record);
     }
     timing::step("take back the cgroup and the rest");
     let undone = undo::cgroup(&record).and_then(|()| undo::take_back(&record, force));
     if let Err(error) = undone {
         record.phase = Phase::Dead;
         record.left = vec![error.to_string()];
-        locked.write(&record)?;
+        let _ = locked.write(&record);
         return Err(error);
     }
     let poststop = std::mem::take(&mut record.hooks.poststop);
