@@ -22,13 +22,14 @@ sid=$P/sid/usr
 try 1 "" $sid/sbin/dockerd docker.sh sid path
 try 2 " by the shim" $sid/sbin/dockerd docker.sh sid shim
 try 3 "" $P/docker-stable/usr/sbin/dockerd docker.sh stable path
-try 4 "" $sid/bin/podman podman.sh
-try 5 " by the shim" "$(command -v containerd || true)" containerd.sh stable shim
-try 6 " by the shim" $P/trixie/usr/bin/containerd containerd.sh trixie shim
-try 7 " by the shim" $sid/bin/containerd containerd.sh sid shim
-try 8 "" "$(command -v containerd || true)" containerd.sh stable path
-try 9 "" $P/trixie/usr/bin/containerd containerd.sh trixie path
-try 10 "" $sid/bin/containerd containerd.sh sid path
+try 4 "" $sid/bin/podman podman.sh sid
+try 5 "" "$(command -v podman || true)" podman.sh stable
+try 6 " by the shim" "$(command -v containerd || true)" containerd.sh stable shim
+try 7 " by the shim" $P/trixie/usr/bin/containerd containerd.sh trixie shim
+try 8 " by the shim" $sid/bin/containerd containerd.sh sid shim
+try 9 "" "$(command -v containerd || true)" containerd.sh stable path
+try 10 "" $P/trixie/usr/bin/containerd containerd.sh trixie path
+try 11 "" $sid/bin/containerd containerd.sh sid path
 # One column for each, one row for each feature, in the order in which they came.
 columns=$(cd "$D" && ls *.name | sort -n | sed 's/\.name//')
 {
