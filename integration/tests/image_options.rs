@@ -405,6 +405,23 @@ fn a_user_namespace_maps_the_owners_of_the_images_files() {
     let words =
         ["run", "--image", "made", &id(&scene, "b"), "--", "stat", "-c", "%u:%g", "/new", "/etc/group"];
     assert_eq!(scene.dhow(words).run().ok().stdout, "0:0\n0:0\n");
+    // Files go in and out with the owners that they have inside.
+    let (file, out) = (scene.dir().join("file"), scene.dir().join("out"));
+    fs::write(&file, "x").unwrap();
+    std::os::unix::fs::chown(&file, Some(7), Some(7)).unwrap();
+    let (file, back) = (file.to_str().unwrap(), out.to_str().unwrap());
+    let within = |path: &str| format!("{}:{path}", id(&scene, "a"));
+    for place in ["/", "/data/"] {
+        scene.dhow(["cp", file, &within(&format!("{place}roots"))]).run().ok();
+        scene.dhow(["cp", "-a", file, &within(&format!("{place}kept"))]).run().ok();
+        scene.dhow(["cp", "-a", &within(&format!("{place}kept")), back]).run().ok();
+        assert_eq!(owner(&out), 7);
+    }
+    let seen = exec(&scene, "a", &["stat", "-c", "%u:%g", "/roots", "/kept", "/data/roots", "/data/kept"]);
+    assert_eq!(seen.ok().stdout, "0:0\n7:7\n0:0\n7:7\n");
+    scene.dhow(["stop", "--time", "0", &id(&scene, "a")]).run().ok();
+    scene.dhow(["cp", file, &within("/data/late")]).run().ok();
+    assert_eq!(owner(&scene.state_dir().join("@images/volumes/db/data/late")), 0);
     delete(&scene, &["a"]);
     let user = ["--uidmap", "0:200000:65536", "--init", "--user", "app"];
     assert_eq!(run(&scene, "a", &user, &["id", "-u"]).run().ok().stdout, "7\n");

@@ -21,6 +21,28 @@ impl Maps {
     pub fn of(linux: &Linux) -> Maps {
         Maps { uids: linux.uid_mappings.clone(), gids: linux.gid_mappings.clone() }
     }
+
+    /// The ids that a user and a group of the namespace have outside; those that are not mapped stay as
+    /// they are.
+    pub fn outside(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let id = |map: &[IdMapping], id| find(map, id, |one| (one.container_id, one.host_id));
+        (id(&self.uids, uid), id(&self.gids, gid))
+    }
+
+    /// The ids that a user and a group have in the namespace, as [`Maps::outside`].
+    pub fn inside(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let id = |map: &[IdMapping], id| find(map, id, |one| (one.host_id, one.container_id));
+        (id(&self.uids, uid), id(&self.gids, gid))
+    }
+}
+
+/// What a map makes of an id; `ends` says where an entry begins, on either side.
+fn find(map: &[IdMapping], id: u32, ends: impl Fn(&IdMapping) -> (u32, u32)) -> u32 {
+    let other = |one: &IdMapping| {
+        let (from, to) = ends(one);
+        id.checked_sub(from).filter(|at| *at < one.size).and_then(|at| to.checked_add(at))
+    };
+    map.iter().find_map(other).unwrap_or(id)
 }
 
 /// The text for `/proc/PID/uid_map`.
