@@ -1,6 +1,7 @@
 //! The image store through the command line: registries, many at once, and killed at any point.
 
 use dhow_integration::command::{Running, workspace};
+use dhow_integration::image::{self, Layer};
 use dhow_integration::machine::skip;
 use dhow_integration::{Outcome, Runner, Scene, Terminal};
 use sha2::{Digest, Sha256};
@@ -45,6 +46,60 @@ fn store(scene: &Scene) -> PathBuf {
 
 fn count(path: &Path) -> usize {
     fs::read_dir(path).map_or(0, Iterator::count)
+}
+
+/// Imports an image whose id depends on a number; the id.
+fn numbered(scene: &Scene, number: u32) -> String {
+    let path = scene.dir().join("numbered.tar");
+    let run = serde_json::json!({"Env": [format!("NUMBER={number}")]});
+    image::save(&path, &format!("numbered:{number}"), &[Layer::default().file("a", "b")], &run);
+    let id = scene.dhow(["image", "import", "-q", path.to_str().unwrap()]).run().ok().stdout;
+    id.trim().strip_prefix("sha256:").unwrap().to_owned()
+}
+
+#[test]
+fn an_id_names_an_image_when_it_is_the_only_one() {
+    let scene = Scene::new();
+    let dhow = |words: &[&str]| scene.dhow([&["image"], words].concat()).run();
+    // Of seventeen, two at least begin with the same digit.
+    let mut ids: Vec<String> = Vec::new();
+    let twin = loop {
+        let id = numbered(&scene, u32::try_from(ids.len()).unwrap());
+        if let Some(at) = ids.iter().position(|other| other[..1] == id[..1]) {
+            ids.push(id);
+            break at;
+        }
+        ids.push(id);
+    };
+    let (digit, last) = (ids[twin][..1].to_owned(), ids.len() - 1);
+    for words in [&["rm"][..], &["inspect"], &["history"], &["verify"], &["save"]] {
+        dhow(&[words, &[&digit]].concat()).fails(&[&digit, "2 images"]);
+    }
+    dhow(&["tag", &digit, "other"]).fails(&[&digit, "2 images"]);
+    let name = format!("numbered:{twin}");
+    for beginning in [&ids[twin][..12], &ids[twin], &format!("sha256:{}", ids[twin])] {
+        let seen = dhow(&["inspect", beginning]).ok().json();
+        assert_eq!(seen["name"], format!("docker.io/library/{name}"), "{beginning}");
+    }
+    // A name that looks like an id is a name.
+    let looks = &ids[twin][..12];
+    dhow(&["tag", &format!("numbered:{last}"), looks]).ok();
+    assert_eq!(dhow(&["inspect", looks]).ok().json()["id"], format!("sha256:{}", ids[last]));
+    dhow(&["rm", looks]).ok();
+    // By its id an image with one name goes, and one with several only when all are meant.
+    dhow(&["tag", &name, "second:1"]).ok();
+    dhow(&["rm", looks]).fails(&[looks, &name, "second:1", "--force"]);
+    dhow(&["rm", "--force", looks]).ok();
+    dhow(&["inspect", "second:1"]).fails(&["second:1"]);
+    dhow(&["rm", &ids[last], "nobody"]).fails(&["nobody"]);
+    dhow(&["inspect", &format!("numbered:{last}")]).fails(&["no such image"]);
+    // A digest is no tag: neither is `latest` removed by it, nor anything given it for a name.
+    let first = numbered(&scene, 100);
+    dhow(&["tag", "numbered:100", "numbered:latest"]).ok();
+    let other = format!("numbered@sha256:{}", ids[twin]);
+    dhow(&["rm", &other]).fails(&["no such image"]);
+    dhow(&["tag", &first, &other]).fails(&["a digest is no name"]);
+    dhow(&["inspect", "numbered:latest"]).ok();
 }
 
 /// Nothing is left of what was not completed, and what is there is right.

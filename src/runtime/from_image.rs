@@ -9,7 +9,9 @@ use crate::cgroups::Driver;
 use crate::error::{Class, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::{Image, Store, Use};
-use crate::image::{Backing, ImportRequest, Imported, Limits, Options, Reference, container, import, owners};
+use crate::image::{
+    Backing, ImportRequest, Imported, Limits, Options, Reference, container, import, owners, with_room_hint,
+};
 use crate::state::Undo;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,7 +47,7 @@ pub fn with_image<T>(
     request: Request,
     go: impl FnOnce(&Request) -> Result<T>,
 ) -> Result<T> {
-    let request = prepare(context, from, request)?;
+    let request = prepare(context, from, request).map_err(with_room_hint)?;
     let result = go(&request);
     // What has a record is taken back by that.
     if result.is_err() && context.store.check_free(&request.id).is_ok() {
