@@ -294,7 +294,7 @@ fn a_million_entries() {
         pipe.write_all(bytes).unwrap();
     };
     for directory in 0..DIRECTORIES {
-        let layer = dhow_integration::image::Layer::default().directory(&format!("{directory}"));
+        let layer = Layer::default().directory(&format!("{directory}"));
         put((0..1000).fold(layer, |layer, file| layer.file(&format!("{directory}/{file}"), "")).so_far());
     }
     put(&[0; 1024]);
@@ -539,6 +539,12 @@ tar -cf image.tar config.json manifest.json 1.tar 2.tar
     let unshare = Runner::new("setpriv").args(user).args(["unshare", "-Urm", "sh", "-c", &mount]);
     unshare.cwd(&home).run().ok().says("merged:\nclosed\nd\n\nmerged/d:\nz");
     dhow(&["image", "import", "--backing", "erofs", "made/image.tar"]).fails(&["erofs", "--backing auto"]);
+    // Where the store is that nobody names.
+    let user = [format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".into()];
+    let usual = ["env", "-u", "XDG_DATA_HOME", "./dhow", "image", "import", "--platform", "linux/amd64"];
+    let words = Runner::new("setpriv").args(user).args(usual).args(["made/image.tar"]).cwd(&home);
+    words.env("HOME", home.to_str().unwrap()).run().ok();
+    assert_eq!(count(&home.join(".local/share/dhow/images/refs")), 1);
     dhow(&["image", "rm", "made:1"]).ok();
     dhow(&["image", "gc"]).ok();
     assert!(count(&home.join("state/@images/layers")) == 0 && count(&home.join("state/@images/tmp")) == 0);

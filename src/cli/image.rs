@@ -23,7 +23,8 @@ pub(super) const COMMAND: Command = Command {
     name: "image",
     about: "Import, list and manage images: `dhow image --help` has its commands",
     details: "Names are Docker's: debian is docker.io/library/debian:latest. Images are kept in \
-/var/lib/dhow/images, an ordinary user's in $XDG_DATA_HOME/dhow/images, and with --root below that. \
+/var/lib/dhow/images, an ordinary user's in $XDG_DATA_HOME/dhow/images or \
+~/.local/share/dhow/images, and with --root below that. \
 pull and push use the credentials that `docker login` or `podman login` stored, and \
 /etc/dhow/registries.json for mirrors.",
     positionals: &[Positional {
@@ -128,7 +129,7 @@ pub(super) const COMMANDS: &[Command] = &[
     command(
         "rm",
         "Remove names; `gc` removes what no name leads to",
-        &[Positional { many: true, rest: true, ..IMAGE }],
+        &[Positional { many: true, ..IMAGE }],
         &[switch("force", "all names of an image that is given by its id").short('f'), FORMAT, QUIET],
         untag,
     ),

@@ -20,13 +20,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// The deepest tree that is copied.
 const DEEPEST: usize = 2048;
 
+/// What a user and a group are elsewhere.
+pub type Ids<'a> = &'a dyn Fn(u32, u32) -> (u32, u32);
+
 /// Whose the copies are.
 #[derive(Clone, Copy)]
 pub enum Owner<'a> {
     /// As in the source, with set-id bits and extended attributes.
     Kept,
     /// As [`Owner::Kept`], where user and group have other ids: what they are there.
-    Mapped(&'a dyn Fn(u32, u32) -> (u32, u32)),
+    Mapped(Ids<'a>),
     /// This user and group; a set-id bit would make a program theirs, so there is none.
     Set(u32, u32),
 }
@@ -120,24 +123,31 @@ fn names(directory: &OwnedFd) -> Result<Vec<CString>> {
 ///
 /// # Errors
 /// read(2)'s and write(2)'s.
-pub fn archive(from: &Found, name: &[u8], out: impl Write) -> Result<()> {
+pub fn archive(from: Found, name: &[u8], out: impl Write, ids: Ids<'_>) -> Result<()> {
     let mut writer = Writer::new(out);
-    archive_at(&mut writer, from, name, 0)?;
+    archive_at(&mut writer, from, name, ids, 0)?;
     writer.finish().map(drop)
 }
 
-fn archive_at<W: Write>(writer: &mut Writer<W>, from: &Found, name: &[u8], depth: usize) -> Result<()> {
+fn archive_at<W: Write>(
+    writer: &mut Writer<W>,
+    mut from: Found,
+    name: &[u8],
+    ids: Ids<'_>,
+    depth: usize,
+) -> Result<()> {
     if depth > DEEPEST {
         return Err(Error::system("write the archive", Errno::ELOOP).on(shown(name)));
     }
-    writer.add(from, name)?;
+    (from.stat.st_uid, from.stat.st_gid) = ids(from.stat.st_uid, from.stat.st_gid);
+    writer.add(&from, name)?;
     if from.kind() != FileType::Directory {
         return Ok(());
     }
     let listed = from.open_directory().doing_on("write the archive", || shown(name))?;
     for child in names(&listed)? {
         let Ok(found) = Found::at(listed.as_fd(), &child) else { continue };
-        archive_at(writer, &found, &[name, b"/", child.to_bytes()].concat(), depth + 1)?;
+        archive_at(writer, found, &[name, b"/", child.to_bytes()].concat(), ids, depth + 1)?;
     }
     Ok(())
 }

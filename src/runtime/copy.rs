@@ -85,11 +85,11 @@ fn out(
     let fd = if follow { container.root.resolve(from) } else { container.root.resolve_nofollow(from) };
     let found = fd.and_then(Found::of).doing_on("find in the container", at)?;
     let name = last_name(from).unwrap_or_else(|| OsStr::new("root")).to_owned();
+    let ids = |uid, gid| container.maps.inside(uid, gid);
     if to == Path::new("-") {
         let name: &[u8] = if means_content(from) { b"." } else { name.as_bytes() };
-        return tree::archive(&found, name, std::io::stdout().lock());
+        return tree::archive(found, name, std::io::stdout().lock(), &ids);
     }
-    let ids = |uid, gid| container.maps.inside(uid, gid);
     let owner = match options.archive {
         true => Owner::Mapped(&ids),
         false => Owner::Set(geteuid().as_raw(), getegid().as_raw()),

@@ -64,6 +64,9 @@ fn prepare(context: &Context, from: &FromImage, request: Request) -> Result<Requ
     context.store.check_free(&id)?;
     let mut options = from.options.clone();
     refuse_maps_without_rights(context, &options)?;
+    if let Some(other) = options.pid.as_deref().and_then(|asked| asked.strip_prefix("container:")) {
+        refuse_to_share(context, "processes", other)?;
+    }
     let network = network(context, from, &mut options)?;
     options.cgroups_path =
         from.cgroup_parent.as_deref().map(|parent| cgroup(context, parent, &id)).transpose()?;
@@ -118,13 +121,18 @@ fn network(context: &Context, from: &FromImage, options: &mut Options) -> Result
     Ok(None)
 }
 
+fn refuse_to_share(context: &Context, what: &str, other: &str) -> Result<()> {
+    if !context.rootless {
+        return Ok(());
+    }
+    Err(Error::new(Class::Unsupported, format!("share the {what} of another container"))
+        .on(other)
+        .because(format!("without root's rights each container has a user namespace, which owns its {what}")))
+}
+
 /// Has the container be in the network of another, with that one's name and /etc/hosts.
 fn share_network(context: &Context, from: &FromImage, other: &str, options: &mut Options) -> Result<()> {
-    if context.rootless {
-        return Err(Error::new(Class::Unsupported, "share the network of another container")
-            .on(other)
-            .because("without root's rights each container has a user namespace, which owns its network"));
-    }
+    refuse_to_share(context, "network", other)?;
     let own = [
         ("hostname", options.hostname.is_some()),
         ("dns", !options.dns.is_empty()),
