@@ -346,7 +346,7 @@ fn a_volume_that_a_container_has_is_not_removed() {
     scene.dhow(["image", "gc"]).run().ok();
     volume(&scene, &["rm", "db"]).ok();
     volume(&scene, &["rm", "db"]).fails(&["no such volume", "db"]);
-    volume(&scene, &["rm", "--force", "db"]).ok();
+    volume(&scene, &["rm", "db", "--force"]).ok();
     volume(&scene, &["inspect", "db"]).fails(&["no such volume"]);
     for wrong in ["../up", ".x", "a b", ""] {
         assert_ne!(volume(&scene, &["create", wrong]).code, 0, "{wrong}");

@@ -210,8 +210,8 @@ impl Store {
                 return self.image(tag);
             }
         }
-        let same: Vec<Image> = self.by_id(name, &tags)?.into_iter().map(|(_, image)| image).collect();
-        same.into_iter().next().ok_or_else(missing)
+        let found = self.by_id(name, &tags)?.into_iter().next();
+        found.map(|(_, image)| image).ok_or_else(missing)
     }
 
     /// The tags of the one image whose id or digest begins so.

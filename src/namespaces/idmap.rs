@@ -136,4 +136,16 @@ mod tests {
         assert!(is_only(&map[1..], 1000));
         assert!(!is_only(&map[1..], 1001));
     }
+
+    #[test]
+    fn ids_inside_and_outside() {
+        let entry = |container_id, host_id, size| IdMapping { container_id, host_id, size };
+        let maps =
+            Maps { uids: vec![entry(0, 100_000, 10), entry(10, 7, 1)], gids: vec![entry(0, u32::MAX, 2)] };
+        assert_eq!(maps.outside(3, 0), (100_003, u32::MAX));
+        assert_eq!(maps.outside(10, 1), (7, 1), "past the last id there is none");
+        assert_eq!(maps.inside(100_009, 5), (9, 5));
+        assert_eq!(maps.inside(100_010, 5), (100_010, 5));
+        assert_eq!(Maps::default().outside(1, 2), (1, 2));
+    }
 }
