@@ -100,7 +100,7 @@ pub(super) fn remove(locked: Locked, mut record: Record, force: bool) -> Result<
     if let Err(error) = undone {
         record.phase = Phase::Dead;
         record.left = vec![error.to_string()];
-        locked.write(&record)?;
+        let _ = locked.write(&record);
         return Err(error);
     }
     let poststop = std::mem::take(&mut record.hooks.poststop);
