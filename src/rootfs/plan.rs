@@ -118,7 +118,7 @@ impl Step {
                 if mount.source.is_empty() {
                     return Err(Error::config(field, "a bind mount needs a source"));
                 }
-                if let Some((key, _)) = options.data.iter().find(|(key, _)| !is_for_mount_helpers(key)) {
+                if let Some((key, _)) = options.data.iter().find(|(key, _)| !is_nothing_to_a_bind(key)) {
                     let cause = format!("unknown option {key:?}: a bind mount has no filesystem options");
                     return Err(Error::config(field, cause));
                 }
@@ -179,9 +179,11 @@ fn idmap(field: &str, mount: &Mount, option: Option<bool>, linux: &Linux) -> Res
     }
 }
 
-/// mount(8) takes these for itself; engines copy them from fstab-like places.
-fn is_for_mount_helpers(key: &str) -> bool {
-    key.starts_with("x-") || matches!(key, "nofail" | "_netdev" | "auto" | "noauto" | "user" | "nouser")
+/// Words that a bind mount may have and that change nothing: what mount(8) takes for itself, which engines copy
+/// from fstab-like places, and flags of mount(2) that are the filesystem's, which the kernel ignores there.
+fn is_nothing_to_a_bind(key: &str) -> bool {
+    let for_mount_helpers = matches!(key, "nofail" | "_netdev" | "auto" | "noauto" | "user" | "nouser");
+    key.starts_with("x-") || for_mount_helpers || matches!(key, "sync" | "dirsync" | "lazytime")
 }
 
 /// Everything that is done to the rootfs, decided.
