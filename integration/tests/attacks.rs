@@ -424,6 +424,62 @@ fn a_terminal_that_is_a_link_is_not_bound_as_the_console() {
     assert_eq!(fs::read_to_string(c.rootfs().join("bait")).unwrap(), "bait");
 }
 
+/// The same, where the links lie in front of a devpts that works: a hook, which runs then, stands for another
+/// container that has the same /dev.
+#[test]
+fn a_terminal_whose_name_leads_elsewhere_is_not_opened_by_name() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.writable().set("/process/terminal", true);
+        c.payload(&["stat", "/dev/console"]);
+        c.hook(
+            "createContainer",
+            "mkdir -p fake/pts && mount --bind dev/pts fake/pts && mknod fake/ptmx c 5 2 && \
+             for n in 0 1 2 3 4 5 6 7; do ln -s /bait fake/$n; done && mount --rbind fake dev/pts",
+        );
+    });
+    c.file("/bait", "bait", 0o600);
+    let seen = c.run().ok();
+    assert!(seen.line("/dev/console ").starts_with("char"), "{seen}");
+    assert_eq!(fs::read_to_string(c.rootfs().join("bait")).unwrap(), "bait");
+    scene.is_clean();
+}
+
+/// A /dev that somebody else can write to, whose null device becomes something else at any moment.
+#[test]
+fn a_dev_null_that_is_swapped_meanwhile_is_no_standard_file() {
+    let scene = Scene::new();
+    let dev = scene.dir().join("dev");
+    fs::create_dir(&dev).unwrap();
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+    let kind = nix::sys::stat::SFlag::S_IFCHR;
+    nix::sys::stat::mknod(&dev.join("null"), kind, mode, nix::sys::stat::makedev(1, 3)).unwrap();
+    symlink("/bait", dev.join("link")).unwrap();
+    let c = scene.container(|c| {
+        for place in ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev"] {
+            c.without_mount(place);
+        }
+        c.bind(&dev, "/dev", &["rbind"]).writable().payload(&["readlink", "/proc/self/fd/0"]);
+    });
+    c.file("/bait", "bait", 0o666);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _ends = Ends(&done);
+        scope.spawn(|| {
+            let (null, link) = (dev.join("null"), dev.join("link"));
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(rustix::fs::CWD, &null, rustix::fs::CWD, &link, exchange).unwrap();
+            }
+        });
+        for _ in 0..25 {
+            let seen = c.run();
+            assert_ne!(seen.stdout.trim_end(), "/bait", "{seen}");
+        }
+    });
+    scene.is_clean();
+}
+
 /// CVE-2017-5226: a program that has the caller's terminal as its controlling one could type into
 /// it (TIOCSTI). The payload may read and write it, but is in a session without a terminal.
 #[test]

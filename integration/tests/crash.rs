@@ -134,7 +134,7 @@ impl Trial<'_> {
 
     fn is_clean_soon(&self) -> Result<(), String> {
         let clean =
-            dhow_integration::holds_within(std::time::Duration::from_secs(3), || self.left().is_empty());
+            dhow_integration::holds_within(std::time::Duration::from_secs(15), || self.left().is_empty());
         if clean { Ok(()) } else { Err(format!("left: {:?}", self.left())) }
     }
 

@@ -32,7 +32,7 @@ const FAILURES: &[(&str, Provoke)] = &[
     ("A link that leads nowhere", dangling),
     ("An empty argv", |scene| run(scene, |c| c.args(&[]))),
     ("A program that is being written", busy),
-    ("No working directory", |scene| run(scene, |c| c.set("/process/cwd", "/no/such"))),
+    ("No working directory", |scene| run(scene, |c| c.set("/process/cwd", "/proc/no/such"))),
     ("A working directory of somebody else", closed_cwd),
     ("A bind source that does not exist", |scene| {
         run(scene, |c| c.bind("/no/such/source".as_ref(), "/tmp", &[]))

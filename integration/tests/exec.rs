@@ -167,6 +167,37 @@ fn a_process_file_says_it_all() {
 }
 
 #[test]
+fn a_process_file_without_capabilities_means_the_containers() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["signal-wait"]).set("/process/capabilities", json!({ "bounding": ["CAP_KILL"] }));
+    });
+    c.up();
+    let bounding = |change: fn(&mut Value)| {
+        let file = process_file(&scene, &["/payload", "caps"], change);
+        scene.dhow(["exec", "--process", &file, c.id()]).run().ok().line("bounding=").to_owned()
+    };
+    let without = |p: &mut Value| drop(p.as_object_mut().unwrap().remove("capabilities"));
+    assert_eq!(bounding(without), "CAP_KILL");
+    assert_eq!(bounding(|p| p["capabilities"] = json!({})), "");
+}
+
+/// An engine hears that the process could not be had, and then nobody would look after it.
+#[test]
+fn a_process_whose_pid_cannot_be_told_does_not_stay() {
+    let scene = Scene::new();
+    let c = running(&scene);
+    for detach in [&["--detach"][..], &[]] {
+        let options = [detach, &["--pid-file", "/no/such/place"]].concat();
+        c.exec_with(&options, &["/payload", "signal-wait"])
+            .run()
+            .fails(&["write the pid file", "/no/such/place"]);
+        let pids = c.command(&["ps", "--format", "json"]).run().ok().json();
+        assert_eq!(pids.as_array().unwrap().len(), 1, "{pids}");
+    }
+}
+
+#[test]
 fn detached_as_engines_call_it() {
     let scene = Scene::new();
     let c = running(&scene);

@@ -104,6 +104,37 @@ fn mount_with(c: &mut Config, option: &str, place: &str, directory: &str) {
 }
 
 #[test]
+fn every_mount_option_is_taken_by_a_bind_mount() {
+    skip_unless!(is_dhow(), "the list is dhow's own");
+    let scene = Scene::new();
+    let mut options = list(&features(), "/mountOptions");
+    options.retain(|option| !option.ends_with("idmap"));
+    let source = scene.dir().join("source");
+    fs::create_dir(&source).unwrap();
+    let c = scene.container(|c| {
+        c.payload(&["mounts"]).writable();
+        for option in &options {
+            c.bind(&source, &format!("/b-{option}"), &[option]);
+        }
+    });
+    let outcome = c.run();
+    assert!(outcome.code == 0 && outcome.stderr.is_empty(), "{outcome}");
+    let attributes = |option: &str| {
+        let line =
+            outcome.stdout.lines().find(|line| line.split(' ').nth(4) == Some(&format!("/b-{option}")));
+        line.unwrap().split(' ').nth(5).unwrap().to_owned()
+    };
+    for option in ["ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosymfollow"] {
+        assert!(attributes(option).split(',').any(|word| word == option), "{option}: {outcome}");
+        let r = format!("r{option}");
+        assert!(attributes(&r).split(',').any(|word| word == option), "{r}: {outcome}");
+    }
+    for option in ["strictatime", "rstrictatime"] {
+        assert!(!attributes(option).contains("atime"), "{option}: {outcome}");
+    }
+}
+
+#[test]
 fn every_mount_option_is_taken() {
     skip_unless!(is_dhow(), "the list is dhow's own");
     let scene = Scene::new();

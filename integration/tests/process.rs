@@ -158,6 +158,23 @@ fn the_working_directory() {
 }
 
 #[test]
+fn a_working_directory_that_is_missing_is_made() {
+    let scene = Scene::new();
+    // Also where the root ends up read-only, and behind a link that leads nowhere yet.
+    for (cwd, made) in [("/made/for/it", "made/for/it"), ("/link/deep", "nowhere/deep")] {
+        let c = scene.container(|c| {
+            c.payload(&["cwd"]).set("/process/cwd", cwd);
+            c.set("/process/user", json!({ "uid": 1000, "gid": 1000, "umask": 0o077 }));
+        });
+        std::os::unix::fs::symlink("/nowhere", c.rootfs().join("link")).unwrap();
+        c.run().ok().says(&format!("/{made}"));
+        let mode = std::fs::metadata(c.rootfs().join(made)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755);
+    }
+    scene.is_clean();
+}
+
+#[test]
 fn a_working_directory_that_only_the_user_may_enter() {
     let scene = Scene::new();
     let c = scene.container(|c| {

@@ -163,6 +163,17 @@ fn more_devices_come_from_the_config() {
 }
 
 #[test]
+fn what_stands_in_the_way_of_a_device_is_named() {
+    let scene = Scene::new();
+    let device = json!({ "path": "/opt/mine", "type": "c", "major": 1, "minor": 3 });
+    let c = scene.container(|c| {
+        c.push("/linux/devices", device).payload(&["exit", "0"]);
+    });
+    c.file("/opt/mine", "text", 0o644);
+    c.run().fails(&["make the device", "/opt/mine", "file exists"]);
+}
+
+#[test]
 fn masked_paths_show_nothing() {
     let scene = Scene::new();
     let c = scene.container(|c| {
@@ -209,6 +220,17 @@ fn read_only_paths_cannot_be_written() {
     c.file("/keep/file", "text", 0o644);
     c.run().exits(1).says("! write: EROFS\n! touch: EROFS");
     assert!(c.rootfs().join("free").exists());
+}
+
+#[test]
+fn the_root_is_a_read_only_path_too() {
+    let scene = Scene::new();
+    for root in ["/", "/.."] {
+        let c = scene.container(|c| {
+            c.writable().set("/linux/readonlyPaths", json!([root])).payload(&["touch", "/free"]);
+        });
+        c.run().exits(1).says("! touch: EROFS");
+    }
 }
 
 #[test]

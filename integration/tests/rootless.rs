@@ -1,7 +1,7 @@
 //! A container of a user who has no rights at all.
 
 use dhow_integration::command::{Outcome, Runner, binary};
-use dhow_integration::{Scene, machine, skip_unless};
+use dhow_integration::{Scene, cgroup, machine, skip_unless};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::chown;
@@ -68,6 +68,63 @@ fn a_user_without_rights_runs_enters_and_deletes() {
     assert_eq!(listed[0]["status"], "running");
     user.dhow(&["delete", "--force", &id]).ok();
     assert_eq!(user.dhow(&["list", "--quiet"]).ok().stdout, "");
+    scene.is_clean();
+}
+
+/// Directories of a user in every hierarchy, as systemd delegates them.
+struct Delegated(Vec<PathBuf>);
+
+impl Delegated {
+    fn to_user(name: &str) -> Delegated {
+        let directories: Vec<_> = cgroup::hierarchies().iter().map(|h| h.mount.join(name)).collect();
+        for directory in &directories {
+            fs::create_dir(directory).unwrap();
+            chown(directory, Some(UID), Some(UID)).unwrap();
+        }
+        Delegated(directories)
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        for directory in &self.0 {
+            let _ = fs::remove_dir(directory.join("made"));
+            let _ = fs::remove_dir(directory);
+        }
+    }
+}
+
+/// CVE-2023-25809: where /sys is the host's, the user's own cgroups could be written from inside.
+#[test]
+fn cgroups_of_the_user_cannot_be_written_from_inside() {
+    skip_unless!(machine::has_program("setpriv"), "no setpriv program (util-linux)");
+    let scene = Scene::new();
+    let user = User::new(&scene);
+    let delegated = Delegated::to_user(&format!("{}-delegated", scene.tag()));
+    let made: Vec<String> = delegated.0.iter().map(|d| d.join("made").display().to_string()).collect();
+    let mut args = vec!["/payload"];
+    for directory in &made {
+        args.extend(["mkdir", directory, "--"]);
+    }
+    args.extend(["exit", "0"]);
+    let id = format!("{}-rootless", scene.tag());
+    // As `dhow spec --rootless` writes it, and as older tools do.
+    for options in [None, Some(["rbind", "nosuid", "noexec", "nodev", "ro"])] {
+        user.config(&args);
+        if let Some(options) = options {
+            let path = user.home.join("bundle/config.json");
+            let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            let sys = mounts.iter_mut().find(|mount| mount["destination"] == "/sys").unwrap();
+            assert_eq!(sys["source"], "/sys");
+            sys["options"] = options.as_slice().into();
+            fs::write(&path, config.to_string()).unwrap();
+        }
+        let seen = user.dhow(&["run", "--bundle", "bundle", &id]);
+        assert_eq!(seen.stdout.matches("! mkdir: EROFS").count(), made.len(), "{options:?}: {seen}");
+        assert!(made.iter().all(|directory| !fs::exists(directory).unwrap()), "{options:?}: {seen}");
+    }
+    drop(delegated);
     scene.is_clean();
 }
 

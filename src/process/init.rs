@@ -194,9 +194,7 @@ impl Init<'_> {
         let trees = if self.needs_trees { ask_for_trees(channel)? } else { Vec::new() };
         building.mount_all(&self.cgroups, &trees, &|step, tree| ask_for_owners(channel, step, tree))?;
         building.fill_dev(&self.spec.linux.devices)?;
-        if self.rootfs.overlay.is_some() {
-            building.make_directory(&self.process.cwd)?;
-        }
+        building.make_working_directory(&self.process.cwd);
         nix::sys::stat::umask(umask);
         let hooks = &self.spec.hooks;
         if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {

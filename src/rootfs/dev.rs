@@ -124,8 +124,13 @@ impl Building<'_> {
             Ok(()) => {}
             // mknod(2) is not allowed here, or the image has something of that name: the host's
             // own device is bound over it.
-            Err(rustix::io::Errno::EXIST | rustix::io::Errno::PERM) => {
-                return self.bind_node(directory, name, node);
+            Err(rustix::io::Errno::PERM) => return self.bind_node(directory, name, node),
+            Err(rustix::io::Errno::EXIST) => {
+                return match self.bind_node(directory, name, node) {
+                    // What stands in the way is the news, not that the host has no such device.
+                    Err(Errno::ENOENT) => Err(Errno::EEXIST),
+                    bound => bound,
+                };
             }
             Err(errno) => return Err(crate::sys::errno(errno)),
         }

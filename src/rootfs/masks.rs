@@ -6,7 +6,7 @@ use crate::sys::path::{self, Root};
 use nix::errno::Errno;
 use rustix::fs::{CWD, FileType, makedev};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path};
 
 /// The host's /dev/null, as a mount that can be copied, and looked at before it is trusted.
 ///
@@ -94,8 +94,13 @@ pub fn make_readonly(root: &Root, paths: &[String]) -> Result<()> {
             Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
             target => target.map_err(failed)?,
         };
-        let copy = mount::open_tree(target.as_fd(), Path::new(""), true, false).map_err(failed)?;
         let change = Change { set: Attributes::MOUNT_ATTR_RDONLY, ..Change::none() };
+        if !Path::new(path).components().any(|part| matches!(part, Component::Normal(_))) {
+            // What is attached to the root lies on top of it, where nobody in the container looks.
+            mount::change(root.as_fd(), change, false).map_err(failed)?;
+            continue;
+        }
+        let copy = mount::open_tree(target.as_fd(), Path::new(""), true, false).map_err(failed)?;
         mount::change(copy.as_fd(), change, false).map_err(failed)?;
         mount::attach(copy.as_fd(), target.as_fd()).map_err(failed)?;
     }

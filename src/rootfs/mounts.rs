@@ -123,13 +123,12 @@ impl<'a> Building<'a> {
         })
     }
 
-    /// Makes a directory unless it is there: an image's working directory need not be in the image.
-    ///
-    /// # Errors
-    /// mkdirat(2)'s: ENOTDIR for what is something else.
-    pub fn make_directory(&self, path: &str) -> Result<()> {
-        let made = self.root.make(Path::new(path), Leaf::Directory);
-        made.map(drop).doing_on("make the working directory", || path)
+    /// Makes the working directory unless it is there, as runc and crun do: that of an image need not be in the
+    /// image. Where it cannot be made, entering it says why.
+    pub fn make_working_directory(&self, path: &str) {
+        if path != "/" {
+            let _ = self.root.make(Path::new(path), Leaf::Directory);
+        }
     }
 
     /// Every path of the container is resolved through it.
@@ -386,8 +385,7 @@ fn change_bind(mounted: BorrowedFd<'_>, asked: Change) -> nix::Result<()> {
     least.clear |= Attributes::MOUNT_ATTR_NOSYMFOLLOW.difference(asked.set);
     if (asked.set | asked.clear).intersects(times) {
         // One word about times of access decides about all of them.
-        least.clear |=
-            Attributes::MOUNT_ATTR__ATIME | Attributes::MOUNT_ATTR_NODIRATIME.difference(asked.set);
+        least.clear |= times.difference(asked.set);
     }
     let all = Change { clear: least.clear | lockable.difference(asked.set), ..least };
     match mount::change(mounted, all, false) {

@@ -118,7 +118,7 @@ impl Step {
                 if mount.source.is_empty() {
                     return Err(Error::config(field, "a bind mount needs a source"));
                 }
-                if let Some((key, _)) = options.data.iter().find(|(key, _)| !is_for_mount_helpers(key)) {
+                if let Some((key, _)) = options.data.iter().find(|(key, _)| !is_nothing_to_a_bind(key)) {
                     let cause = format!("unknown option {key:?}: a bind mount has no filesystem options");
                     return Err(Error::config(field, cause));
                 }
@@ -139,18 +139,37 @@ impl Step {
                 Source::Filesystem { kind: mount.kind.clone(), source: mount.source.clone(), data }
             }
         };
+        let recursive = match linux.has(NamespaceKind::User) && shows_sys(&source) {
+            true => protect_below(options.change, options.recursive),
+            false => options.recursive,
+        };
         Ok(Step {
             field,
             target: inside(rootfs, Path::new(&mount.destination)),
             source,
             change: options.change,
-            recursive: options.recursive,
+            recursive,
             propagation: options.propagation,
             copy_up: options.copy_up,
             idmap,
             symlinks: options.symlinks,
         })
     }
+}
+
+/// Whether it is /sys of the host with what is mounted below it, cgroups among it.
+fn shows_sys(source: &Source) -> bool {
+    matches!(source, Source::Bind { source, recursive: true } if source.starts_with("/sys"))
+}
+
+/// A read-only /sys is so for the cgroups below it: a user's container gets the host's where it has no network
+/// namespace to mount its own, and that user's cgroups with it (CVE-2023-25809). `rrw` asks for the contrary.
+fn protect_below(of_top: Change, mut of_all: Change) -> Change {
+    let read_only = Attributes::MOUNT_ATTR_RDONLY;
+    if of_top.set.contains(read_only) && !of_all.clear.contains(read_only) {
+        of_all.set |= read_only;
+    }
+    of_all
 }
 
 /// A destination, absolute. One that begins with the rootfs's own path means what is below it, as
@@ -179,9 +198,11 @@ fn idmap(field: &str, mount: &Mount, option: Option<bool>, linux: &Linux) -> Res
     }
 }
 
-/// mount(8) takes these for itself; engines copy them from fstab-like places.
-fn is_for_mount_helpers(key: &str) -> bool {
-    key.starts_with("x-") || matches!(key, "nofail" | "_netdev" | "auto" | "noauto" | "user" | "nouser")
+/// Words that a bind mount may have and that change nothing: what mount(8) takes for itself, which engines copy
+/// from fstab-like places, and flags of mount(2) that are the filesystem's, which the kernel ignores there.
+fn is_nothing_to_a_bind(key: &str) -> bool {
+    let for_mount_helpers = matches!(key, "nofail" | "_netdev" | "auto" | "noauto" | "user" | "nouser");
+    key.starts_with("x-") || for_mount_helpers || matches!(key, "sync" | "dirsync" | "lazytime")
 }
 
 /// Everything that is done to the rootfs, decided.

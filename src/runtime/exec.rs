@@ -107,7 +107,7 @@ fn begin(
         container.allow(Operation::Exec)?;
     }
     timing::step("plan");
-    let (mut process, capabilities) = describe(context, id, request)?;
+    let (mut process, capabilities) = describe(context, &container, request)?;
     spec::validate_process(&process)?;
     let console = console(&process, request)?;
     if console.is_none() {
@@ -148,7 +148,25 @@ fn begin(
     timing::step("clone the process");
     let spawned = enter(&container, plan, &placement)?;
     timing::step("wait for the payload");
-    let master = follow(context, &container, &spawned, placement, request)?;
+    let outcome = follow(context, &container, &spawned, placement, request)
+        .and_then(|master| hand_over(&spawned.child, master, console, watcher.as_ref(), request));
+    match outcome {
+        Ok(kept) => Ok((spawned.child, signals, kept)),
+        Err(error) => {
+            end(&spawned.child, &error);
+            Err(error)
+        }
+    }
+}
+
+/// Tells the engine of the payload. Answers the master of its terminal, if that is for nobody else.
+fn hand_over(
+    child: &Child,
+    master: Option<OwnedFd>,
+    console: Option<OwnedFd>,
+    watcher: Option<&OwnedFd>,
+    request: &ExecRequest,
+) -> Result<Option<OwnedFd>> {
     let kept = match (master, console) {
         (Some(master), Some(socket)) => {
             send_console(&socket, &master)?;
@@ -156,13 +174,23 @@ fn begin(
         }
         (master, _) => master,
     };
-    if let Some(watcher) = &watcher {
-        send_pidfd(watcher, &spawned.child)?;
+    if let Some(watcher) = watcher {
+        send_pidfd(watcher, child)?;
     }
     if let Some(file) = &request.pid_file {
-        write_pid_file(file, spawned.child.pid.as_raw())?;
+        write_pid_file(file, child.pid.as_raw())?;
     }
-    Ok((spawned.child, signals, kept))
+    Ok(kept)
+}
+
+/// Ends a process of which the caller will only hear that it failed.
+fn end(child: &Child, error: &Error) {
+    let _ = pidfd::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+    // On cgroup v1 one that is frozen dies when it is thawed, as an orphan.
+    let patience = (error.class == Class::WrongState).then_some(DEATH);
+    if pidfd::wait_ended(child.pidfd.as_fd(), patience).unwrap_or(true) {
+        let _ = nix::sys::wait::waitpid(child.pid, None);
+    }
 }
 
 /// The way into the container's cgroup. One that is not there any more belongs to a container that
@@ -177,10 +205,10 @@ fn placement(container: &Container, request: &ExecRequest) -> Result<Placement> 
 }
 
 /// The process to run: as a file tells, or the container's own, changed.
-fn describe(context: &Context, id: &str, request: &ExecRequest) -> Result<(Process, Sets)> {
+fn describe(context: &Context, container: &Container, request: &ExecRequest) -> Result<(Process, Sets)> {
     let mut process = match &request.process {
-        Some(file) => spec::load::load_process(file)?,
-        None => from_container(context, id, request)?,
+        Some(file) => from_file(context, container, file)?,
+        None => from_container(context, &container.record.id, request)?,
     };
     process.terminal |= request.tty;
     let mut sets = Sets::new(process.capabilities.as_ref());
@@ -188,10 +216,24 @@ fn describe(context: &Context, id: &str, request: &ExecRequest) -> Result<(Proce
     Ok((process, sets))
 }
 
+/// Where the file says nothing of them, labels and capabilities are the container's, as with runc and crun.
+fn from_file(context: &Context, container: &Container, file: &Path) -> Result<Process> {
+    let mut process = container.record.inherited.complete(spec::load::load_process(file)?);
+    // Engines name them, so that the configuration is hardly ever read for this.
+    if process.capabilities.is_none() {
+        let of_container = config_of(context, &container.record.id)?.process;
+        process.capabilities = of_container.and_then(|process| process.capabilities);
+    }
+    Ok(process)
+}
+
+/// The container's configuration, as it was when it was created.
+fn config_of(context: &Context, id: &str) -> Result<Spec> {
+    spec::load::parse(&context.store.read_file(id, CONFIG)?, Path::new(CONFIG))
+}
+
 fn from_container(context: &Context, id: &str, request: &ExecRequest) -> Result<Process> {
-    let text = context.store.read_file(id, CONFIG)?;
-    let config: Spec = spec::load::parse(&text, Path::new(CONFIG))?;
-    let mut process = config.process.unwrap_or_default();
+    let mut process = config_of(context, id)?.process.unwrap_or_default();
     process.args.clone_from(&request.args);
     process.terminal = false;
     process.console_size = None;
@@ -296,22 +338,12 @@ fn follow(
     request: &ExecRequest,
 ) -> Result<Option<OwnedFd>> {
     let take_listener = |listener: &OwnedFd| {
-        let id = &container.record.id;
-        let config: Spec = spec::load::parse(&context.store.read_file(id, CONFIG)?, Path::new(CONFIG))?;
+        let config = config_of(context, &container.record.id)?;
         let pid = spawned.child.pid.as_raw();
         filter::send_listener(&config, listener, pid, &container.state(None))
     };
     let refuse_pause = || if request.ignore_paused { Ok(()) } else { not_paused(context, container) };
-    let outcome = talk(&spawned.channel, placement, &take_listener, &refuse_pause);
-    if let Err(error) = &outcome {
-        let _ = pidfd::send_signal(spawned.child.pidfd.as_fd(), libc::SIGKILL);
-        // On cgroup v1 one that is frozen dies when it is thawed, as an orphan.
-        let patience = (error.class == Class::WrongState).then_some(DEATH);
-        if pidfd::wait_ended(spawned.child.pidfd.as_fd(), patience).unwrap_or(true) {
-            let _ = nix::sys::wait::waitpid(spawned.child.pid, None);
-        }
-    }
-    outcome
+    talk(&spawned.channel, placement, &take_listener, &refuse_pause)
 }
 
 /// A pause that came between the first look at the container and the fork has frozen the child.

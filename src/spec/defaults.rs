@@ -94,7 +94,7 @@ pub fn make_rootless(config: &mut Value, uid: u32, gid: u32) {
                 // Without a network namespace of one's own, sysfs cannot be mounted anew.
                 Some("/sys") if !own_network => {
                     *mount = json!({"destination": "/sys", "type": "none", "source": "/sys",
-                        "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
+                        "options": ["rbind", "nosuid", "noexec", "nodev", "rro"]});
                 }
                 // Group 5 is not mapped.
                 Some("/dev/pts") => {

@@ -254,7 +254,7 @@ impl Locked {
     /// ENOSPC and their like.
     pub fn write(&self, record: &Record) -> Result<()> {
         let text = record.to_json()?;
-        self.write_file(RECORD_NEW, &text)?;
+        self.write_file(RECORD_NEW, &text).inspect_err(|_| drop(self.remove_file(RECORD_NEW)))?;
         rustix::fs::renameat(&self.directory, RECORD_NEW, &self.directory, RECORD)
             .doing_on("replace the state record", || self.path.display().to_string())
     }
