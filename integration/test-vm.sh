@@ -47,7 +47,7 @@ tar -C / -xf tree.tar && cd "$PWD/integration" || exit 1
 mounts() { cut -d' ' -f5 /proc/self/mountinfo | sort; }
 before=\$(mounts)
 for test in "$PWD/target/$target"/debug/deps/*; do
-    run timeout 400 "\$test" --test-threads=2
+    run timeout 900 "\$test" --test-threads=2
     [ "\$before" = "\$(mounts)" ] || { echo "\$test changed the mounts of the host"; mounts; exit 1; }
 done
 left=\$(find /sys/fs/cgroup -name 'dhow-test-*' -o -name 'dhowtest*')
@@ -60,7 +60,7 @@ for layout in ${LAYOUTS:-1 0}; do
     module=
     [ "$layout" = 1 ] || module="security=selinux selinux=1"
     echo "=== systemd.unified_cgroup_hierarchy=$layout"
-    MEM=6144 LIMIT=2700 CMDLINE="systemd.unified_cgroup_hierarchy=$layout $module" integration/vm.sh run \
+    MEM=6144 LIMIT=5400 CMDLINE="systemd.unified_cgroup_hierarchy=$layout $module" integration/vm.sh run \
         "$work/guest" "$work/cgroups_kernel" "$work/cgroups_systemd" "$work/tree.tar" "$work/disk.gz" || status=1
 done
 exit $status
