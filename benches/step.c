@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,11 +15,13 @@
 #define LOW 0x200000UL
 #define HIGH 0x1000000UL
 
-static int is_payload(pid_t pid)
+/* By its inode: dhow runs itself anew from a mount of its own, and the payload's path is the container's. */
+static int is_payload(pid_t pid, const char *program)
 {
-    char link[64], program[4096] = "";
+    char link[64];
+    struct stat runs, dhow;
     snprintf(link, sizeof link, "/proc/%d/exe", pid);
-    return readlink(link, program, sizeof program - 1) > 0 && strstr(program, "/rootfs/");
+    return stat(link, &runs) == 0 && stat(program, &dhow) == 0 && runs.st_ino != dhow.st_ino;
 }
 
 int main(int argc, char **argv)
@@ -48,7 +51,7 @@ int main(int argc, char **argv)
     for (pid_t pid; (pid = waitpid(-1, &status, __WALL)) > 0;) {
         if (!WIFSTOPPED(status))
             continue;
-        if (status >> 16 == PTRACE_EVENT_EXEC && is_payload(pid)) {
+        if (status >> 16 == PTRACE_EVENT_EXEC && is_payload(pid, argv[2])) {
             ptrace(PTRACE_DETACH, pid, 0, 0);
             continue;
         }

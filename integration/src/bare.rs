@@ -3,10 +3,10 @@
 use crate::command::{binary, workspace};
 use crate::containerd::SHIM;
 use crate::ttrpc::{Client, TASK};
-use crate::{Config, Container, Scene, eventually};
+use crate::{Config, Container, Outcome, Runner, Scene, eventually};
 use dhow_shim_common::wire::Writer;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// A shim that nobody but the test talks to.
@@ -27,6 +27,14 @@ pub fn program() -> PathBuf {
 /// Whether it can be tried.
 pub fn can_be_tried() -> bool {
     crate::is_dhow() && program().exists()
+}
+
+/// Ends a test that has no shim to try.
+#[macro_export]
+macro_rules! needs_shim {
+    () => {
+        $crate::skip_unless!($crate::bare::can_be_tried(), "no shim in bin, or another runtime");
+    };
 }
 
 impl<'s> Bare<'s> {
@@ -57,6 +65,19 @@ impl<'s> Bare<'s> {
         rest(request).any(10, "containerd.runc.v1.Options", options)
     }
 
+    /// Makes the container, with what else Create has, and starts it.
+    #[track_caller]
+    pub fn up(&mut self, rest: impl FnOnce(Writer) -> Writer) {
+        self.ask("Create", self.creation(rest));
+        self.ask("Start", self.about());
+    }
+
+    /// Where the shim listens.
+    pub fn socket(&self) -> PathBuf {
+        let address = fs::read_to_string(self.container.bundle().join("address")).unwrap();
+        PathBuf::from(address.trim_start_matches("unix://"))
+    }
+
     /// Asks for what must be done.
     #[track_caller]
     pub fn ask(&mut self, method: &str, request: Writer) -> Vec<u8> {
@@ -71,13 +92,20 @@ impl<'s> Bare<'s> {
         let about = self.about();
         self.ask("Wait", about.clone());
         self.ask("Delete", about.clone());
-        let address = fs::read_to_string(self.container.bundle().join("address")).unwrap();
+        let socket = self.socket();
         self.shim.send(TASK, "Shutdown", about);
-        let socket = Path::new(address.trim_start_matches("unix://"));
         eventually("the shim has gone", || !socket.exists());
         let _ = fs::remove_dir(self.scene.state_dir().join("n"));
         self.scene.is_clean();
     }
+}
+
+/// `delete`, as containerd calls it when the shim has gone.
+#[track_caller]
+pub fn delete(container: &Container<'_>) -> Outcome {
+    let bundle = container.bundle();
+    let words = ["-namespace", "n", "-address", bundle.to_str().unwrap(), "-id", container.id(), "delete"];
+    Runner::new(program()).args(words).cwd(bundle).run().ok()
 }
 
 #[track_caller]

@@ -10,10 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long one command of the runtime may take; DHOW_SLOWER times as long on an emulated machine.
+/// How long one command of the runtime may take.
 pub fn limit() -> Duration {
-    let factor = std::env::var("DHOW_SLOWER").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    Duration::from_secs(30) * factor
+    crate::wait::slowly(Duration::from_secs(30))
 }
 
 /// What a command did.

@@ -297,6 +297,8 @@ impl<'s> Engine<'s> {
         let dir = self.scene.dir();
         let folders = [self.bundles(), dir.join("sockets"), dir.join("runtime").join(&self.namespace)];
         let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+        // A bundle that containerd was removing when it was killed has a dot before its name, for ever.
+        let entries = entries.filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
         let mounts = self.jail.mounts();
         let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|place| {
             let is_ones = place.contains(self.scene.tag()) || place.starts_with(SOCKETS);

@@ -37,6 +37,8 @@ pub enum Deed {
     Signal(Signal),
     /// The syscall is not made, and answers this.
     Fail(Errno),
+    /// The process waits until the command has ended, which is killed once it has nothing to do but listen.
+    Orphan,
 }
 
 /// What came of a traced command.
@@ -71,6 +73,8 @@ struct Watch {
     tracees: HashMap<Pid, Tracee>,
     syscalls: Vec<Vec<u64>>,
     seen: Vec<i32>,
+    /// The process that waits for the command's end.
+    held: Option<Pid>,
 }
 
 /// Runs a command of the binary under watch; `also` is watched too, as role 1.
@@ -81,7 +85,8 @@ pub fn run(scene: &Scene, args: &[&str], also: Option<i32>, deed: Option<(Point,
     #[expect(clippy::zombie_processes, reason = "follow() waits for it, as its tracer")]
     let child = command.spawn().unwrap();
     let root = Pid::from_raw(child.id().cast_signed());
-    let mut watch = Watch { root, deed, tracees: HashMap::new(), syscalls: Vec::new(), seen: Vec::new() };
+    let (tracees, syscalls, seen) = (HashMap::new(), Vec::new(), Vec::new());
+    let mut watch = Watch { root, deed, tracees, syscalls, seen, held: None };
     let first = waitpid(root, None).expect("waitpid");
     assert!(matches!(first, WaitStatus::Stopped(_, Signal::SIGSTOP)), "{first:?}");
     // Its first stop behind the exec is the exit of execve(2).
@@ -102,6 +107,9 @@ pub fn run(scene: &Scene, args: &[&str], also: Option<i32>, deed: Option<(Point,
     let code = watch.follow();
     drop(ended);
     let hung = guard.join().unwrap();
+    if let Some(pid) = watch.held.take() {
+        let _ = ptrace::syscall(pid, None);
+    }
     watch.let_go();
     let mut text = Vec::new();
     stderr.seek(SeekFrom::Start(0)).and_then(|_| stderr.read_to_end(&mut text)).unwrap();
@@ -223,7 +231,14 @@ impl Watch {
                     registers.orig_rax = u64::MAX;
                     let _ = ptrace::setregs(pid, registers);
                 }
+                Some((_, Deed::Orphan)) => self.held = Some(pid),
                 None => {}
+            }
+            if self.held.is_some() && self.listens() {
+                let _ = kill(self.root, Signal::SIGKILL);
+            }
+            if self.held == Some(pid) {
+                return;
             }
         } else if let Some(errno) = tracee.answer.take()
             && let Ok(mut registers) = ptrace::getregs(pid)
@@ -232,6 +247,13 @@ impl Watch {
             let _ = ptrace::setregs(pid, registers);
         }
         let _ = ptrace::syscall(pid, None);
+    }
+
+    /// Whether the command waits for another process.
+    fn listens(&self) -> bool {
+        let inside = self.tracees.get(&self.root).is_some_and(|root| root.inside);
+        let waits = [libc::SYS_recvmsg, libc::SYS_poll, libc::SYS_ppoll].map(libc::c_long::cast_unsigned);
+        inside && self.syscalls[0].last().is_some_and(|last| waits.contains(last))
     }
 
     /// What outlives the command goes on alone.

@@ -81,6 +81,12 @@ impl Client {
         assert_eq!(found, codes, "{got:?}");
     }
 
+    /// Waits until the other side has gone.
+    #[track_caller]
+    pub fn until_it_ends(&mut self) {
+        crate::eventually("the connection ends", || !self.connection.fill());
+    }
+
     /// Asks, and waits for the answer.
     ///
     /// # Errors

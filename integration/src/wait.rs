@@ -6,9 +6,14 @@ use std::time::{Duration, Instant};
 /// How long a condition may take before the test fails. Generous: CI machines stall.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
+/// A time as it is on this machine: DHOW_SLOWER times as long on an emulated one.
+pub fn slowly(time: Duration) -> Duration {
+    time * std::env::var("DHOW_SLOWER").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// Whether `condition` comes true within `limit`.
 pub fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + slowly(limit);
     loop {
         if condition() {
             return true;

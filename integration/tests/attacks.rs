@@ -242,7 +242,7 @@ fn an_entering_process_shows_no_file_of_the_host() {
         for set in ["bounding", "effective", "permitted"] {
             c.push(&format!("/process/capabilities/{set}"), "CAP_SYS_PTRACE");
         }
-        c.user_namespace(100_000, 65536).payload(&["spy", "60"]);
+        c.user_namespace(100_000, 65536).payload(&["spy", "600"]);
     });
     c.up().until_it_says("spying");
     for _ in 0..30 {
@@ -257,7 +257,7 @@ fn an_entering_process_shows_no_file_of_the_host() {
 #[test]
 fn a_process_that_looks_for_its_program_shows_no_file_of_the_host() {
     let scene = Scene::new();
-    let c = scene.payload(&["spy", "60"]);
+    let c = scene.payload(&["spy", "600"]);
     c.up().until_it_says("spying");
     let path: String = (0..6000).map(|n| format!("/no{n}:")).collect();
     for _ in 0..20 {

@@ -1,7 +1,9 @@
 //! `diff`, `commit` and `cp`: what a container has changed, and files in and out of it.
 
 use dhow_integration::image::{self, Layer};
-use dhow_integration::{Outcome, Runner, Scene, eventually};
+use dhow_integration::{Outcome, Runner, Scene, eventually, machine, skip_unless};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -262,6 +264,36 @@ fn files_go_in_and_out() {
 }
 
 #[test]
+fn a_container_that_is_ending_is_waited_for() {
+    skip_unless!(machine::has_program("nsenter"), "nsenter is not there");
+    let scene = Scene::new();
+    import(&scene, &[]);
+    up(&scene, &["sh", "-c", "echo made >/made; exec sleep 1000"]);
+    eventually("the file is there", || cp(&scene, &["ID:/made", "-"]).run().code == 0);
+    let pid = scene.dhow(["state", &id(&scene)]).run().ok().json()["pid"].as_i64().unwrap();
+    // A process of its pid namespace that nobody reaps: the init's end waits for it, its root gone already.
+    let nsenter = format!("nsenter --pid=/proc/{pid}/ns/pid sleep 1000 & echo $!; wait");
+    let mut holder = Runner::new("/bin/sh").args(["-c", &nsenter]).spawn();
+    let children =
+        |pid: &str| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    eventually("it is there", || !children(holder.stdout().trim()).trim().is_empty());
+    let parent: i32 = holder.stdout().trim().parse().unwrap();
+    let signal = |pid: i32, signal| kill(Pid::from_raw(pid), signal).unwrap();
+    signal(parent, Signal::SIGSTOP);
+    signal(i32::try_from(pid).unwrap(), Signal::SIGKILL);
+    eventually("its root is gone", || fs::read_link(format!("/proc/{pid}/root")).is_err());
+    let to = scene.dir().join("made");
+    let mut copying = cp(&scene, &["ID:/made", to.to_str().unwrap()]).spawn();
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!copying.has_ended(), "{}", copying.stderr());
+    signal(parent, Signal::SIGCONT);
+    copying.finish().ok();
+    assert_eq!(fs::read_to_string(to).unwrap(), "made\n");
+    holder.finish();
+    delete(&scene);
+}
+
+#[test]
 fn archives_go_in_and_out() {
     let scene = Scene::new();
     import(&scene, &[changeable()]);
@@ -371,6 +403,7 @@ fn volumes_of_a_stopped_container_are_seen() {
         .args(["-v", &volume("gone", "/etc/gone"), &id(&scene), "--", "sh", "-c"])
         .args(["echo x >/own/x; echo m >/memory/m; exec sleep 1000"]);
     run.run().ok();
+    eventually("it has written", || cp(&scene, &["ID:/memory/m", "-"]).run().stdout.contains("m\n"));
     let name = id(&scene);
     for stopped in [false, true] {
         if stopped {

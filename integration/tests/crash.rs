@@ -338,6 +338,34 @@ fn stop_with_a_monitor() {
     try_all(&Command { name: "stop", before: Before::Monitored, words, after: &[] }, |_| {}, 15);
 }
 
+/// The kernel ends a child with its parent only once the child has asked for that: one whose parent was
+/// killed before is on its own, and would mount and make directories in a rootfs that is another's by now.
+#[test]
+fn an_init_that_comes_too_late_makes_nothing() {
+    let scene = Scene::new();
+    let plain = scene.payload(&["sleep", "100"]);
+    let words =
+        |c: &Container<'_>| ["create", "--bundle", c.bundle().to_str().unwrap(), c.id()].map(str::to_owned);
+    let run = |c: &Container<'_>, deed| run(&scene, &words(c).each_ref().map(String::as_str), None, deed);
+    let syscall = libc::SYS_prctl.cast_unsigned();
+    let roles = run(&plain, None).syscalls;
+    let asks = |made: &Vec<u64>| made.iter().take(4).position(|number| *number == syscall);
+    let first = roles.iter().enumerate().skip(1).find_map(|(role, made)| Some((role, asks(made)?)));
+    let (role, nth) = first.expect("a child that is tied to its parent");
+    let late = scene.payload(&["sleep", "100"]);
+    let before = names(&late.rootfs());
+    let traced = run(&late, Some((Point { role, nth, syscall }, Deed::Orphan)));
+    assert!(traced.code == 137 && !traced.hung, "{}", traced.stderr);
+    for pid in traced.orphans {
+        let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::__WALL));
+    }
+    assert_eq!(names(&late.rootfs()), before);
+    for container in [plain, late] {
+        container.delete_force().ok();
+    }
+    scene.is_clean();
+}
+
 /// While its monitor makes it anew.
 #[test]
 fn restart_with_a_monitor() {

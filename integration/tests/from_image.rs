@@ -660,6 +660,10 @@ fn a_user_without_rights_runs_an_image() {
     };
     dhow(&["commit", &name, "changed"]).ok();
     dhow(&["delete", &name]).ok();
+    for (script, says) in [("echo v >/kept/x", ""), ("cat /kept/x", "v\n")] {
+        let run = ["run", "-v", "kept:/kept", "--image", "changed", &name, "--", "sh", "-c", script];
+        assert_eq!(dhow(&run).ok().stdout, says);
+    }
     fs::create_dir(home.join("shared")).unwrap();
     chown(home.join("shared"), Some(UID), Some(UID)).unwrap();
     let volume = format!("{}:/home-of-mine", home.join("shared").display());

@@ -1,6 +1,7 @@
 //! Options of `run --image` by which a container is placed beside others: limits, a cgroup, another's
 //! namespaces, an init; and the choice of a platform.
 
+use dhow_integration::command::binary;
 use dhow_integration::image::{self, Layer};
 use dhow_integration::{Outcome, Runner, Scene, cgroup, eventually, machine, skip_unless};
 use serde_json::{Value, json};
@@ -175,7 +176,7 @@ fn the_inits_program_cannot_be_overwritten() {
     let attack = "(echo x > /proc/1/exe) 2>/dev/null && echo written; \
                   (echo x >> /proc/self/exe) 2>/dev/null && echo written; cat /proc/1/environ | tr '\\0' '\\n'";
     let attack = attack.replace("| tr '\\0' '\\n'", "");
-    let before = fs::read(dhow_integration::command::binary()).unwrap();
+    let before = fs::read(binary()).unwrap();
     let all = ["--init", "--cap-add", "ALL", "--env", "A=in-the-container"];
     let seen = run(&scene, "c", &all, &["sh", "-c", &attack]).env("OF_THE_HOST", "secret").run().ok();
     assert!(
@@ -185,7 +186,7 @@ fn the_inits_program_cannot_be_overwritten() {
     );
     // What dhow had in its own environment is not in that of the init.
     assert!(!seen.stdout.contains("OF_THE_HOST"), "{}", seen.stdout);
-    assert!(fs::read(dhow_integration::command::binary()).unwrap() == before);
+    assert!(fs::read(binary()).unwrap() == before);
     scene.is_clean();
 }
 
@@ -231,6 +232,10 @@ fn processes_can_be_another_containers() {
     let orphans = "sh -c 'true & exec true'; sleep 0.1; cat /proc/[0-9]*/stat";
     let seen = run(&scene, "b", &["--init", "--pid", &with], &["sh", "-c", orphans]).run().ok();
     assert!(seen.stdout.contains("(dhow-init)") && !seen.stdout.contains(") Z "), "{}", seen.stdout);
+    for option in ["--pid", "--network"] {
+        let words = ["--rootless=true", "run", "--image", "test", option, &with, "b", "--", "true"];
+        scene.dhow(words).run().fails(&[&id(&scene, "a"), "without root's rights"]);
+    }
     run(&scene, "b", &["--pid", "nonsense"], &["true"]).run().fails(&["--pid", "container:ID"]);
     delete(&scene, &["a"]);
 }
@@ -341,7 +346,7 @@ fn a_volume_that_a_container_has_is_not_removed() {
     scene.dhow(["image", "gc"]).run().ok();
     volume(&scene, &["rm", "db"]).ok();
     volume(&scene, &["rm", "db"]).fails(&["no such volume", "db"]);
-    volume(&scene, &["rm", "--force", "db"]).ok();
+    volume(&scene, &["rm", "db", "--force"]).ok();
     volume(&scene, &["inspect", "db"]).fails(&["no such volume"]);
     for wrong in ["../up", ".x", "a b", ""] {
         assert_ne!(volume(&scene, &["create", wrong]).code, 0, "{wrong}");
@@ -379,6 +384,27 @@ fn a_volume_is_filled_once_and_wholly() {
 }
 
 /// The layers are shared with containers that have other ids, or none of their own.
+/// Whoever comes first deletes it, and nothing is left of it.
+#[test]
+fn what_goes_by_itself_may_be_deleted_and_restarted_meanwhile() {
+    let scene = scene();
+    for turn in 0..9 {
+        let name = id(&scene, &format!("r{turn}"));
+        let short = format!("0.0{}", turn % 5);
+        let words = ["run", "--detach", "--rm", "--image", "test", &name, "--", "sleep", &short];
+        scene.dhow(words).run().ok();
+        match turn % 3 {
+            0 => drop(scene.dhow(["delete", "--force", &name]).run().ok()),
+            1 => drop(scene.dhow(["delete", &name]).run()),
+            _ => drop(scene.dhow(["restart", "--time", "0", &name]).run()),
+        }
+        eventually("it is gone", || scene.dhow(["state", &name]).run().code != 0);
+    }
+    let containers = scene.state_dir().join("@images/containers");
+    eventually("its files are gone", || fs::read_dir(&containers).unwrap().next().is_none());
+    scene.is_clean();
+}
+
 #[test]
 fn a_user_namespace_maps_the_owners_of_the_images_files() {
     skip_unless!(machine::has_namespace("user"), "the kernel has no user namespaces");
@@ -405,6 +431,30 @@ fn a_user_namespace_maps_the_owners_of_the_images_files() {
     let words =
         ["run", "--image", "made", &id(&scene, "b"), "--", "stat", "-c", "%u:%g", "/new", "/etc/group"];
     assert_eq!(scene.dhow(words).run().ok().stdout, "0:0\n0:0\n");
+    // Files go in and out with the owners that they have inside.
+    let (file, out) = (scene.dir().join("file"), scene.dir().join("out"));
+    fs::write(&file, "x").unwrap();
+    std::os::unix::fs::chown(&file, Some(7), Some(7)).unwrap();
+    let (file, back) = (file.to_str().unwrap(), out.to_str().unwrap());
+    let within = |path: &str| format!("{}:{path}", id(&scene, "a"));
+    for place in ["/", "/data/"] {
+        scene.dhow(["cp", file, &within(&format!("{place}roots"))]).run().ok();
+        scene.dhow(["cp", "-a", file, &within(&format!("{place}kept"))]).run().ok();
+        scene.dhow(["cp", "-a", &within(&format!("{place}kept")), back]).run().ok();
+        assert_eq!(owner(&out), 7);
+    }
+    let seen = exec(&scene, "a", &["stat", "-c", "%u:%g", "/roots", "/kept", "/data/roots", "/data/kept"]);
+    assert_eq!(seen.ok().stdout, "0:0\n7:7\n0:0\n7:7\n");
+    let list = format!(
+        "{} --root {} cp {} - | tar --numeric-owner -tv",
+        binary().display(),
+        scene.state_dir().display(),
+        within("/kept")
+    );
+    assert!(Runner::new("/bin/sh").args(["-c", &list]).run().ok().stdout.contains(" 7/7 "));
+    scene.dhow(["stop", "--time", "0", &id(&scene, "a")]).run().ok();
+    scene.dhow(["cp", file, &within("/data/late")]).run().ok();
+    assert_eq!(owner(&scene.state_dir().join("@images/volumes/db/data/late")), 0);
     delete(&scene, &["a"]);
     let user = ["--uidmap", "0:200000:65536", "--init", "--user", "app"];
     assert_eq!(run(&scene, "a", &user, &["id", "-u"]).run().ok().stdout, "7\n");

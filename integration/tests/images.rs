@@ -1,6 +1,7 @@
 //! The image store through the command line: registries, many at once, and killed at any point.
 
 use dhow_integration::command::{Running, workspace};
+use dhow_integration::image::{self, Layer};
 use dhow_integration::machine::skip;
 use dhow_integration::{Outcome, Runner, Scene, Terminal};
 use sha2::{Digest, Sha256};
@@ -45,6 +46,60 @@ fn store(scene: &Scene) -> PathBuf {
 
 fn count(path: &Path) -> usize {
     fs::read_dir(path).map_or(0, Iterator::count)
+}
+
+/// Imports an image whose id depends on a number; the id.
+fn numbered(scene: &Scene, number: u32) -> String {
+    let path = scene.dir().join("numbered.tar");
+    let run = serde_json::json!({"Env": [format!("NUMBER={number}")]});
+    image::save(&path, &format!("numbered:{number}"), &[Layer::default().file("a", "b")], &run);
+    let id = scene.dhow(["image", "import", "-q", path.to_str().unwrap()]).run().ok().stdout;
+    id.trim().strip_prefix("sha256:").unwrap().to_owned()
+}
+
+#[test]
+fn an_id_names_an_image_when_it_is_the_only_one() {
+    let scene = Scene::new();
+    let dhow = |words: &[&str]| scene.dhow([&["image"], words].concat()).run();
+    // Of seventeen, two at least begin with the same digit.
+    let mut ids: Vec<String> = Vec::new();
+    let twin = loop {
+        let id = numbered(&scene, u32::try_from(ids.len()).unwrap());
+        if let Some(at) = ids.iter().position(|other| other[..1] == id[..1]) {
+            ids.push(id);
+            break at;
+        }
+        ids.push(id);
+    };
+    let (digit, last) = (ids[twin][..1].to_owned(), ids.len() - 1);
+    for words in [&["rm"][..], &["inspect"], &["history"], &["verify"], &["save"]] {
+        dhow(&[words, &[&digit]].concat()).fails(&[&digit, "2 images"]);
+    }
+    dhow(&["tag", &digit, "other"]).fails(&[&digit, "2 images"]);
+    let name = format!("numbered:{twin}");
+    for beginning in [&ids[twin][..12], &ids[twin], &format!("sha256:{}", ids[twin])] {
+        let seen = dhow(&["inspect", beginning]).ok().json();
+        assert_eq!(seen["name"], format!("docker.io/library/{name}"), "{beginning}");
+    }
+    // A name that looks like an id is a name.
+    let looks = &ids[twin][..12];
+    dhow(&["tag", &format!("numbered:{last}"), looks]).ok();
+    assert_eq!(dhow(&["inspect", looks]).ok().json()["id"], format!("sha256:{}", ids[last]));
+    dhow(&["rm", looks]).ok();
+    // By its id an image with one name goes, and one with several only when all are meant.
+    dhow(&["tag", &name, "second:1"]).ok();
+    dhow(&["rm", looks]).fails(&[looks, &name, "second:1", "--force"]);
+    dhow(&["rm", "--force", looks]).ok();
+    dhow(&["inspect", "second:1"]).fails(&["second:1"]);
+    dhow(&["rm", &ids[last], "nobody"]).fails(&["nobody"]);
+    dhow(&["inspect", &format!("numbered:{last}")]).fails(&["no such image"]);
+    // A digest is no tag: neither is `latest` removed by it, nor anything given it for a name.
+    let first = numbered(&scene, 100);
+    dhow(&["tag", "numbered:100", "numbered:latest"]).ok();
+    let other = format!("numbered@sha256:{}", ids[twin]);
+    dhow(&["rm", &other]).fails(&["no such image"]);
+    dhow(&["tag", &first, &other]).fails(&["a digest is no name"]);
+    dhow(&["inspect", "numbered:latest"]).ok();
 }
 
 /// Nothing is left of what was not completed, and what is there is right.
@@ -239,7 +294,7 @@ fn a_million_entries() {
         pipe.write_all(bytes).unwrap();
     };
     for directory in 0..DIRECTORIES {
-        let layer = dhow_integration::image::Layer::default().directory(&format!("{directory}"));
+        let layer = Layer::default().directory(&format!("{directory}"));
         put((0..1000).fold(layer, |layer, file| layer.file(&format!("{directory}/{file}"), "")).so_far());
     }
     put(&[0; 1024]);
@@ -484,6 +539,12 @@ tar -cf image.tar config.json manifest.json 1.tar 2.tar
     let unshare = Runner::new("setpriv").args(user).args(["unshare", "-Urm", "sh", "-c", &mount]);
     unshare.cwd(&home).run().ok().says("merged:\nclosed\nd\n\nmerged/d:\nz");
     dhow(&["image", "import", "--backing", "erofs", "made/image.tar"]).fails(&["erofs", "--backing auto"]);
+    // Where the store is that nobody names.
+    let user = [format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".into()];
+    let usual = ["env", "-u", "XDG_DATA_HOME", "./dhow", "image", "import", "--platform", "linux/amd64"];
+    let words = Runner::new("setpriv").args(user).args(usual).args(["made/image.tar"]).cwd(&home);
+    words.env("HOME", home.to_str().unwrap()).run().ok();
+    assert_eq!(count(&home.join(".local/share/dhow/images/refs")), 1);
     dhow(&["image", "rm", "made:1"]).ok();
     dhow(&["image", "gc"]).ok();
     assert!(count(&home.join("state/@images/layers")) == 0 && count(&home.join("state/@images/tmp")) == 0);

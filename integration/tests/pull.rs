@@ -2,7 +2,9 @@
 //! bearer tokens, to break off in the middle, or to have an image for several platforms.
 
 use dhow_integration::image::{self, Layer};
-use dhow_integration::{Outcome, Runner, Scene};
+use dhow_integration::{Outcome, Runner, Scene, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -25,10 +27,25 @@ struct Content {
     things: BTreeMap<String, (String, Vec<u8>)>,
     /// Whether a token is wanted, which is given to who knows the password.
     wants_token: bool,
-    /// Whether the first answer with this blob breaks off halfway.
-    breaks: Mutex<Option<String>>,
+    /// What goes wrong: at the first request whose path ends so, and then at no other.
+    faults: Mutex<Vec<(String, Fault)>>,
     /// Every request.
     seen: Mutex<Vec<Request>>,
+}
+
+/// What a registry does in place of an answer.
+#[derive(Clone)]
+enum Fault {
+    /// The connection breaks after half of the bytes.
+    Break,
+    /// It is another status, with these header fields and this body.
+    Status(&'static str, String, &'static str),
+    /// It answers with these bytes.
+    Bytes(Vec<u8>),
+    /// It never ends.
+    Endless,
+    /// Nothing comes for as long as the other side waits.
+    Silence,
 }
 
 struct Registry {
@@ -120,9 +137,11 @@ impl Content {
         let path = target.split('?').next().unwrap_or_default();
         let authorization = fields.get("authorization").map(String::as_str);
         let mut respond = |status: &str, more: &str, body: &[u8], sent: usize| {
-            let length = body.len();
-            let head =
-                format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n{more}\r\n");
+            let length = match more.contains("Transfer-Encoding") {
+                true => String::new(),
+                false => format!("Content-Length: {}\r\n", body.len()),
+            };
+            let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n{length}{more}\r\n");
             stream.write_all(head.as_bytes())?;
             if method == "HEAD" { Ok(()) } else { stream.write_all(&body[..sent]) }
         };
@@ -139,21 +158,40 @@ impl Content {
             );
             return respond("401 Unauthorized", &realm, b"", 0);
         }
-        if path == "/v2/" {
-            return respond("200 OK", "", b"", 0);
-        }
-        let Some((kind, bytes)) = self.things.get(path) else { return respond("404 Not Found", "", b"", 0) };
+        let nothing = (String::new(), Vec::new());
+        let fault = self.fault(path);
+        let thing = self.things.get(path).or((path == "/v2/").then_some(&nothing));
+        let Some((kind, bytes)) = thing.or(fault.is_some().then_some(&nothing)) else {
+            return respond("404 Not Found", "", b"", 0);
+        };
         let kind = format!("Content-Type: {kind}\r\nDocker-Content-Digest: {}\r\n", digest(bytes));
         let range = fields
             .get("range")
             .and_then(|range| range.strip_prefix("bytes=")?.split('-').next()?.parse().ok());
-        if let Some(from) = range.filter(|from: &usize| *from < bytes.len()) {
+        if let Some(from) = range.filter(|from: &usize| *from < bytes.len() && fault.is_none()) {
             let last = bytes.len() - 1;
             let kind = format!("{kind}Content-Range: bytes {from}-{last}/{}\r\n", bytes.len());
             return respond("206 Partial Content", &kind, &bytes[from..], bytes.len() - from);
         }
-        let breaks = self.breaks.lock().unwrap().take_if(|digest| path.ends_with(digest.as_str())).is_some();
-        respond("200 OK", &kind, bytes, if breaks { bytes.len() / 2 } else { bytes.len() })
+        match fault {
+            None => respond("200 OK", &kind, bytes, bytes.len()),
+            Some(Fault::Break) => respond("200 OK", &kind, bytes, bytes.len() / 2),
+            Some(Fault::Status(status, more, body)) => respond(status, &more, body.as_bytes(), body.len()),
+            Some(Fault::Bytes(other)) => respond("200 OK", "", &other, other.len()),
+            Some(Fault::Endless) => {
+                respond("200 OK", "Transfer-Encoding: chunked\r\n", &[], 0)?;
+                let piece = [format!("{:x}\r\n", 1 << 20).as_bytes(), &[b' '; 1 << 20], b"\r\n"].concat();
+                while stream.write_all(&piece).is_ok() {}
+                Ok(())
+            }
+            Some(Fault::Silence) => reader.read_until(b'\n', &mut Vec::new()).map(drop),
+        }
+    }
+
+    fn fault(&self, path: &str) -> Option<Fault> {
+        let mut faults = self.faults.lock().unwrap();
+        let at = faults.iter().position(|(end, _)| path.ends_with(end.as_str()))?;
+        Some(faults.remove(at).1)
     }
 }
 
@@ -253,7 +291,7 @@ fn what_breaks_off_is_taken_up_where_it_broke() {
     let (digest, half) = (digest(&bytes), bytes.len() / 2);
     let image = content.image("amd64", &bytes);
     content.index("1", &[image]);
-    *content.breaks.lock().unwrap() = Some(digest.clone());
+    content.faults.lock().unwrap().push((digest.clone(), Fault::Break));
     let registry = Registry::start(content);
     pull(&scene, &["--platform", "linux/amd64"], &registry.name("1")).ok();
     assert_eq!(text(&scene, &registry.name("1")), "breaks");
@@ -272,6 +310,149 @@ fn what_breaks_off_is_taken_up_where_it_broke() {
         asked.len() == 2 && from.iter().any(|from| *from > 0 && *from <= half),
         "{asked:?}, half is {half}"
     );
+}
+
+/// A registry with one image of one layer, under the tag `1`; the layer's digest.
+fn plain(scene: &Scene, text: &str) -> (Registry, String) {
+    let mut content = Content::default();
+    let bytes = layer(scene, text);
+    let image = content.image("amd64", &bytes);
+    content.index("1", &[image]);
+    (Registry::start(content), digest(&bytes))
+}
+
+fn pull_one(scene: &Scene, registry: &Registry) -> Outcome {
+    pull(scene, &["--platform", "linux/amd64"], &registry.name("1"))
+}
+
+/// The store has nothing of an image, and nothing that is in the making.
+#[track_caller]
+fn has_nothing(scene: &Scene) {
+    let store = scene.state_dir().join("@images");
+    for part in ["tmp", "blobs/sha256", "layers", "refs", "locks"] {
+        let left: Vec<_> = fs::read_dir(store.join(part)).unwrap().flatten().map(|one| one.path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn what_passes_is_waited_for() {
+    let scene = Scene::new();
+    let (registry, layer) = plain(&scene, "patience");
+    let busy = |status| Fault::Status(status, String::new(), "<html>\nbusy</html>");
+    let told = Fault::Status(
+        "429 Too Many Requests",
+        "Content-Type: application/json\r\n".into(),
+        "{\"errors\": [{\"code\": \"TOOMANYREQUESTS\", \"message\": \"slowly\"}]}",
+    );
+    *registry.content.faults.lock().unwrap() = vec![
+        ("/manifests/1".into(), busy("503 Service Unavailable")),
+        ("/manifests/1".into(), told),
+        ("/manifests/1".into(), Fault::Break),
+        (layer.clone(), busy("502 Bad Gateway")),
+        (layer, busy("429 Too Many Requests")),
+    ];
+    pull_one(&scene, &registry).ok();
+    assert_eq!(text(&scene, &registry.name("1")), "patience");
+    assert!(registry.content.faults.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_connection_may_break_as_often_as_something_comes() {
+    let scene = Scene::new();
+    let (registry, layer) = plain(&scene, "breaks");
+    let whole = registry.content.things[&format!("/v2/some/image/blobs/{layer}")].1.clone();
+    // Each answer begins at the beginning and is cut off further on, well-formed: a proxy does so.
+    let cut = |part: usize| (layer.clone(), Fault::Bytes(whole[..whole.len() * part / 9].to_vec()));
+    *registry.content.faults.lock().unwrap() = (1..9).map(cut).collect();
+    pull_one(&scene, &registry).ok();
+    assert_eq!(text(&scene, &registry.name("1")), "breaks");
+    scene.dhow(["image", "verify", &registry.name("1")]).run().ok();
+}
+
+#[test]
+fn what_a_registry_sends_wrongly_is_said_and_nothing_is_left() {
+    let scene = Scene::new();
+    let (registry, layer) = plain(&scene, "wrong");
+    let whole = registry.content.things[&format!("/v2/some/image/blobs/{layer}")].1.clone();
+    let mut other = whole.clone();
+    other[700] ^= 1;
+    let status = |line, more: &str, body| Fault::Status(line, more.to_owned(), body);
+    let cases: Vec<(&str, Fault, &[&str])> = vec![
+        (&layer, Fault::Bytes([&whole[..], b"more"].concat()), &["more than"]),
+        (&layer, Fault::Bytes(other), &["digest"]),
+        (&layer, status("404 Not Found", "", ""), &["404"]),
+        (&layer, status("302 Found", "Location: /v2/some/image/nowhere\r\n", ""), &["404"]),
+        (&layer, status("302 Found", "Location: http://\r\n", ""), &["302"]),
+        ("/manifests/1", status("404 Not Found", "", "\x1b[2Jnothing here"), &["404", "nothing here"]),
+        ("/manifests/1", Fault::Bytes(b"<html>".to_vec()), &["manifest"]),
+        ("/manifests/1", Fault::Bytes(b"{\"layers\": []}".to_vec()), &["neither a manifest nor an index"]),
+        ("/manifests/1", Fault::Endless, &["more than a document may have"]),
+        ("/manifests/1", status("401 Unauthorized", "", ""), &["docker login"]),
+        ("/v2/", status("401 Unauthorized", "WWW-Authenticate: Bearer realm=\"\"\r\n", ""), &["no URL"]),
+        ("/v2/", status("401 Unauthorized", "WWW-Authenticate: Bearer realm=\"x y\"\r\n", ""), &["no URL"]),
+    ];
+    for (path, fault, words) in cases {
+        *registry.content.faults.lock().unwrap() = vec![(path.to_owned(), fault)];
+        let seen = pull_one(&scene, &registry).fails(&[&registry.name("1"), "pull"]);
+        assert!(words.iter().all(|word| seen.stderr.contains(word)), "{words:?} {seen}");
+        assert!(!seen.stderr.contains('\x1b') && seen.stderr.len() < 1000, "{seen}");
+        has_nothing(&scene);
+    }
+    pull_one(&scene, &registry).ok();
+    assert_eq!(text(&scene, &registry.name("1")), "wrong");
+}
+
+#[test]
+fn a_redirect_is_followed_without_the_password() {
+    let scene = Scene::new();
+    let (elsewhere, layer) = plain(&scene, "redirected");
+    let (registry, _) = plain(&scene, "redirected");
+    let place = format!("Location: http://{}/v2/some/image/blobs/{layer}\r\n", elsewhere.address);
+    *registry.content.faults.lock().unwrap() =
+        vec![(layer, Fault::Status("307 Temporary Redirect", place, ""))];
+    let home = scene.dir().join("docker");
+    fs::create_dir(&home).unwrap();
+    let credentials = format!(r#"{{"auths": {{"{}": {{"registrytoken": "secret"}}}}}}"#, registry.address);
+    fs::write(home.join("config.json"), credentials).unwrap();
+    let words = ["image", "pull", "--platform", "linux/amd64", &registry.name("1")];
+    scene.dhow(words).env("DOCKER_CONFIG", home.to_str().unwrap()).run().ok();
+    assert_eq!(text(&scene, &registry.name("1")), "redirected");
+    assert!(registry.seen().iter().any(|(.., fields)| fields.contains_key("authorization")));
+    let there = elsewhere.seen();
+    assert!(there.len() == 1 && !there[0].2.contains_key("authorization"), "{there:?}");
+}
+
+#[test]
+fn a_mirror_that_is_wrong_is_passed_over() {
+    let scene = Scene::new();
+    let (registry, layer) = plain(&scene, "right");
+    let (mirror, _) = plain(&scene, "right");
+    let mut other = registry.content.things[&format!("/v2/some/image/blobs/{layer}")].1.clone();
+    other[700] ^= 1;
+    *mirror.content.faults.lock().unwrap() = vec![(layer, Fault::Bytes(other))];
+    pull(&scene, &["--platform", "linux/amd64", "--mirror", &mirror.address], &registry.name("1")).ok();
+    assert_eq!(text(&scene, &registry.name("1")), "right");
+}
+
+#[test]
+fn a_pull_that_is_killed_takes_its_helper_along() {
+    let scene = Scene::new();
+    let (registry, layer) = plain(&scene, "killed");
+    for path in ["/v2/", "/manifests/1", &layer] {
+        *registry.content.faults.lock().unwrap() = vec![(path.to_owned(), Fault::Silence)];
+        let words = ["image", "pull", "--platform", "linux/amd64", &registry.name("1")];
+        let running = scene.dhow(words).spawn();
+        eventually("it waits for an answer", || registry.content.faults.lock().unwrap().is_empty());
+        kill(Pid::from_raw(running.pid()), Signal::SIGKILL).unwrap();
+        running.wait().exits(128 + 9);
+        // What talks to the registry has the store's place among its arguments.
+        scene.is_clean();
+        scene.dhow(["image", "gc"]).run().ok();
+        has_nothing(&scene);
+    }
+    pull_one(&scene, &registry).ok();
+    assert_eq!(text(&scene, &registry.name("1")), "killed");
 }
 
 #[test]

@@ -31,6 +31,7 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "needs a terminal, which terminal.rs has",
         "dhow run --image demo -- sh -c 'echo hello'",
     ),
+    ("dhow image pull", "needs a registry, which pull.rs has", "true"),
     ("dhow run -d --image", "cni.rs has networks", "dhow run -d --image demo --memory 64m web -- sleep 100"),
 ];
 

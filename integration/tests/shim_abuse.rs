@@ -3,20 +3,14 @@
 
 use dhow_integration::bare::{self, Bare};
 use dhow_integration::ttrpc::{Client, TASK};
-use dhow_integration::{Runner, Scene, eventually, holds_within, machine, skip_unless};
+use dhow_integration::{Runner, Scene, eventually, holds_within, machine, needs_shim, skip_unless};
 use dhow_shim_common::wire::{Message, Writer};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-macro_rules! needs_shim {
-    () => {
-        skip_unless!(bare::can_be_tried(), "no shim in bin, or another runtime");
-    };
-}
 
 /// gRPC's codes.
 const INVALID: u64 = 3;
@@ -24,11 +18,6 @@ const NOT_FOUND: u64 = 5;
 const EXISTS: u64 = 6;
 const PRECONDITION: u64 = 9;
 const UNIMPLEMENTED: u64 = 12;
-
-fn socket(bare: &Bare<'_>) -> PathBuf {
-    let address = fs::read_to_string(bare.container.bundle().join("address")).unwrap();
-    PathBuf::from(address.trim_start_matches("unix://"))
-}
 
 /// The shim's pid, as it says itself.
 #[track_caller]
@@ -54,10 +43,7 @@ fn waiting<'s>(scene: &'s Scene) -> Bare<'s> {
     let mut bare = Bare::new(scene, |config| {
         config.args(&["/payload", "signal-wait"]);
     });
-    let creation = bare.creation(|request| request);
-    bare.ask("Create", creation);
-    let about = bare.about();
-    bare.ask("Start", about);
+    bare.up(|request| request);
     bare
 }
 
@@ -84,7 +70,7 @@ fn nonsense_on_the_socket_harms_nobody() {
     let scene = Scene::new();
     let mut bare = waiting(&scene);
     let shim = pid(&mut bare);
-    let place = socket(&bare);
+    let place = bare.socket();
     let garbage: Vec<Vec<u8>> = vec![
         b"GET / HTTP/1.1\r\n\r\n".to_vec(),
         vec![0xff; 64],
@@ -126,7 +112,7 @@ fn connections_that_are_too_many_wait_for_their_turn() {
     let scene = Scene::new();
     let mut bare = waiting(&scene);
     let shim = pid(&mut bare);
-    let place = socket(&bare);
+    let place = bare.socket();
     Runner::new("prlimit").args(["--pid", &shim.to_string(), "--nofile=64:64"]).run().ok();
     let many: Vec<_> = (0..100).map_while(|_| UnixStream::connect(&place).ok()).collect();
     assert!(many.len() > 64, "{}", many.len());
@@ -152,7 +138,7 @@ fn who_reads_no_answers_is_not_read_from() {
     let shim = pid(&mut bare);
     let request = Writer::new().bytes(1, TASK).bytes(2, "State").bytes(3, bare.about().finish()).finish();
     let request = frame(request.len(), 1, &request);
-    let mut deaf = UnixStream::connect(socket(&bare)).unwrap();
+    let mut deaf = UnixStream::connect(bare.socket()).unwrap();
     deaf.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     let begun = Instant::now();
     let mut is_held_up = false;
@@ -258,10 +244,8 @@ fn a_storm_of_sizes_is_only_weather() {
     });
     let out = scene.dir().join("out");
     let out_text = out.to_str().unwrap();
-    let creation = bare.creation(|request| request.number(4, 1u32).bytes(6, out_text));
-    bare.ask("Create", creation);
+    bare.up(|request| request.number(4, 1u32).bytes(6, out_text));
     let about = bare.about();
-    bare.ask("Start", about.clone());
     let sizes: Vec<u32> = (0..1000u32)
         .map(|n| bare.shim.send(TASK, "ResizePty", about.clone().number(3, n).number(4, 70_000 - n)))
         .collect();
@@ -378,10 +362,7 @@ fn a_terminal_can_have_a_logging_program() {
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let uri = format!("binary://{}", program.display());
-    let creation = bare.creation(|request| request.number(4, 1u32).bytes(6, &uri));
-    bare.ask("Create", creation);
-    let about = bare.about();
-    bare.ask("Start", about);
+    bare.up(|request| request.number(4, 1u32).bytes(6, &uri));
     let said = || fs::read_to_string(&out).unwrap_or_default();
     eventually("the logger has it", || said().contains("said"));
     assert!(said().contains("isatty=true,true,true"), "{}", said());
@@ -398,10 +379,7 @@ fn a_log_is_no_file_of_the_containers() {
         config.payload(&["echo", "said", "--", "readlink", "/proc/self/fd/1", "--", "signal-wait"]);
     });
     let uri = format!("file://{}", log.display());
-    let creation = bare.creation(|request| request.bytes(6, &uri));
-    bare.ask("Create", creation);
-    let about = bare.about();
-    bare.ask("Start", about);
+    bare.up(|request| request.bytes(6, &uri));
     let said = || fs::read_to_string(&log).unwrap_or_default();
     eventually("it says both", || said().lines().count() >= 2);
     assert!(said().starts_with("said\npipe:["), "{}", said());
@@ -415,7 +393,7 @@ fn a_shim_that_goes_leaves_the_next_one_alone() {
     let scene = Scene::new();
     let mut bare = waiting(&scene);
     let old = pid(&mut bare);
-    let place = socket(&bare);
+    let place = bare.socket();
     let fifo = scene.dir().join("full.fifo");
     let fifo_text = fifo.to_str().unwrap();
     Runner::new("mkfifo").args([fifo_text]).run().ok();
@@ -454,7 +432,7 @@ fn a_shim_that_nobody_needs_goes() {
     needs_shim!();
     let scene = Scene::new();
     let mut bare = Bare::new(&scene, |_| {});
-    let place = socket(&bare);
+    let place = bare.socket();
     let about = bare.about();
     bare.ask("Shutdown", about);
     let log = bare.container.bundle().join("log");
@@ -481,18 +459,253 @@ fn what_a_killed_shim_leaves_is_taken_away() {
     needs_shim!();
     let scene = Scene::new();
     let mut bare = waiting(&scene);
-    let place = socket(&bare);
+    let place = bare.socket();
     let shim = i32::try_from(pid(&mut bare)).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL).unwrap();
     let bundle = bare.container.bundle();
     fs::remove_file(bundle.join("address")).unwrap();
     eventually("it is gone", || UnixStream::connect(&place).is_err());
     assert!(place.exists());
-    let words = ["-namespace", "n", "-address", bundle.to_str().unwrap(), "-id", bare.container.id()];
-    let said = Runner::new(bare::program()).args(words).args(["delete"]).cwd(bundle).run().ok();
+    // It may have had dhow begin to make the container, and dhow may not have heard of its death yet.
+    let words = ["-c", "while :; do sleep 0.1; done", "--bundle", bundle.to_str().unwrap()];
+    let mut work = Runner::new("sh").args(words).spawn();
+    let said = bare::delete(&bare.container);
+    eventually("nobody makes anything in the bundle any more", || work.has_ended());
     assert_eq!(said.stdout.as_bytes().first(), Some(&8), "DeleteResponse has the pid: {said}");
     assert!(!place.exists(), "the socket goes");
     let _ = fs::remove_dir(scene.state_dir().join("n"));
     drop(bare);
     scene.is_clean();
+}
+
+/// The shim is killed while it, dhow and the init are at work on a container, a little later each time;
+/// containerd calls `delete` as soon as it sees the connection end.
+#[test]
+fn a_shim_that_is_killed_at_any_moment_leaves_nothing() {
+    needs_shim!();
+    let scene = Scene::new();
+    let mut bare = Bare::new(&scene, |config| {
+        config.args(&["/payload", "signal-wait"]);
+    });
+    let snapshot = scene.dir().join("snapshot");
+    let rootfs = bare.container.rootfs();
+    fs::rename(&rootfs, &snapshot).unwrap();
+    fs::create_dir(&rootfs).unwrap();
+    let mount = Writer::new().bytes(1, "bind").bytes(2, snapshot.to_str().unwrap()).bytes(4, "rbind");
+    for round in 0..60u64 {
+        let shim = i32::try_from(pid(&mut bare)).unwrap();
+        bare.shim.send(TASK, "Create", bare.creation(|request| request.message(3, &mount)));
+        bare.shim.send(TASK, "Start", bare.about());
+        std::thread::sleep(Duration::from_micros(300 * round));
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL).unwrap();
+        bare.shim.until_it_ends();
+        bare::delete(&bare.container);
+        let left: Vec<_> = fs::read_dir(&rootfs).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert!(left.is_empty(), "round {round}: {left:?} in the rootfs");
+        let state = scene.state_dir().join("n").join(bare.container.id());
+        assert!(!state.exists(), "round {round}: {}", state.display());
+        bare.begin();
+    }
+    bare.ask("Shutdown", bare.about());
+    let _ = fs::remove_dir(scene.state_dir().join("n"));
+    drop(bare);
+    scene.is_clean();
+}
+
+/// A container that has been made, and whose terminal leads nowhere, is not there.
+#[test]
+fn what_has_a_terminal_that_leads_nowhere_is_not_left_running() {
+    needs_shim!();
+    let scene = Scene::new();
+    let nowhere = scene.dir().join("no/such/place");
+    let nowhere = nowhere.to_str().unwrap();
+    let mut bare = Bare::new(&scene, |config| {
+        config.set("/process/terminal", true).payload(&["signal-wait"]);
+    });
+    let creation = bare.creation(|request| request.number(4, 1u32).bytes(6, nowhere));
+    let (_, said) = bare.shim.ask(TASK, "Create", creation).unwrap_err();
+    assert!(said.contains(nowhere), "{said}");
+    let state = scene.state_dir().join("n").join(bare.container.id());
+    assert!(!state.exists(), "{}", state.display());
+    bare.up(|request| request.number(4, 1u32));
+    let process = serde_json::json!({
+        "args": ["/payload", "signal-wait"], "cwd": "/", "user": { "uid": 0, "gid": 0 }, "terminal": true,
+    });
+    let request = bare.about().bytes(2, "e").number(3, 1u32).bytes(5, nowhere);
+    bare.ask("Exec", request.any(7, "types/process", process.to_string()));
+    let process = bare.about().bytes(2, "e");
+    let (_, said) = bare.shim.ask(TASK, "Start", process.clone()).unwrap_err();
+    assert!(said.contains(nowhere), "{said}");
+    eventually("it is alone", || Message::read(&bare.ask("Pids", bare.about())).unwrap().all(1).count() == 1);
+    bare.ask("Delete", process);
+    bare.finish();
+}
+
+/// Where bundles are there may be no room: the error says so, and what there is can be ended.
+#[test]
+fn a_bundle_on_a_full_disk_is_only_full() {
+    needs_shim!();
+    let scene = Scene::new();
+    let mut bare = Bare::new(&scene, |config| {
+        config.args(&["/payload", "signal-wait"]);
+    });
+    let small = Small::new(&scene.dir().join("small"));
+    let config = fs::read_to_string(bare.container.bundle().join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["root"]["path"] = bare.container.rootfs().to_str().unwrap().into();
+    fs::write(small.0.join("config.json"), config.to_string()).unwrap();
+    let creation = |bare: &Bare<'_>| bare.creation(|request| request.bytes(2, small.0.to_str().unwrap()));
+    bare.ask("Create", creation(&bare));
+    bare.ask("Start", bare.about());
+    small.fill();
+    let process = bare.about().bytes(2, "e");
+    bare.ask("Exec", exec(&bare, "e", &["/payload", "exit", "0"]));
+    let (_, said) = bare.shim.ask(TASK, "Start", process.clone()).unwrap_err();
+    assert!(said.to_lowercase().contains("no space left"), "{said}");
+    bare.ask("Delete", process);
+    bare.ask("Pids", bare.about());
+    let other = Writer::new().bytes(1, bare.container.id()).bytes(2, "/no/image");
+    let (_, said) = bare.shim.ask(TASK, "Checkpoint", other).unwrap_err();
+    assert!(said.contains("/no/image") || said.contains("criu"), "dhow's own words: {said}");
+    bare.ask("Kill", bare.about().number(3, 9u32));
+    bare.ask("Wait", bare.about());
+    bare.ask("Delete", bare.about());
+    let (_, said) = bare.shim.ask(TASK, "Create", creation(&bare)).unwrap_err();
+    assert!(said.to_lowercase().contains("no space left"), "{said}");
+    drop(small);
+    bare.up(|request| request);
+    bare.finish();
+}
+
+/// A filesystem in memory with little room.
+struct Small(PathBuf);
+
+impl Small {
+    fn new(place: &Path) -> Small {
+        fs::create_dir(place).unwrap();
+        nix::mount::mount(
+            Some("tmpfs"),
+            place,
+            Some("tmpfs"),
+            nix::mount::MsFlags::empty(),
+            Some("size=64k"),
+        )
+        .unwrap();
+        Small(place.to_owned())
+    }
+
+    /// Leaves no room at all.
+    fn fill(&self) {
+        let mut rest = fs::File::create(self.0.join("rest")).unwrap();
+        while rest.write_all(&[0; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn callers_that_have_gone_are_forgotten() {
+    needs_shim!();
+    let scene = Scene::new();
+    let mut bare = waiting(&scene);
+    let shim = pid(&mut bare);
+    let (before, _) = used(shim);
+    for _ in 0..10 {
+        let mut client = Client::of(bare.container.bundle());
+        for _ in 0..2000 {
+            client.send(TASK, "Wait", bare.about());
+        }
+        // It has taken all of them when it answers the last.
+        client.ask(TASK, "State", bare.about()).unwrap();
+    }
+    bare.ask("State", bare.about());
+    let (after, _) = used(shim);
+    assert!(after < before + 200, "{before} kB have become {after} kB");
+    bare.finish();
+}
+
+/// Somebody cleans /run up: who is connected goes on, and the shim does not stay when all have gone.
+#[test]
+fn a_shim_without_its_socket_goes_with_its_containers() {
+    needs_shim!();
+    let scene = Scene::new();
+    let mut bare = waiting(&scene);
+    let shim = pid(&mut bare);
+    fs::remove_file(bare.socket()).unwrap();
+    bare.ask("State", bare.about());
+    // containerd comes back, finds no shim, and cleans up.
+    let Bare { container, shim: connection, .. } = bare;
+    drop(connection);
+    assert!(fs::exists(format!("/proc/{shim}/exe")).unwrap(), "it has a container");
+    bare::delete(&container);
+    eventually("it has gone", || fs::read(format!("/proc/{shim}/cmdline")).unwrap_or_default().is_empty());
+    let _ = fs::remove_dir(scene.state_dir().join("n"));
+    drop(container);
+    scene.is_clean();
+}
+
+/// What many short execs leave: nothing in the bundle, no file, no memory.
+#[test]
+fn many_short_execs_leave_nothing() {
+    needs_shim!();
+    let scene = Scene::new();
+    let mut bare = waiting(&scene);
+    let shim = pid(&mut bare);
+    let seen = |bare: &Bare<'_>| {
+        let count = |place: PathBuf| fs::read_dir(place).unwrap().count();
+        (count(bare.container.bundle().to_owned()), count(PathBuf::from(format!("/proc/{shim}/fd"))))
+    };
+    let mut before = None;
+    for round in 0..12 {
+        let processes: Vec<Writer> = (0..16)
+            .map(|n| {
+                let id = format!("e{round}-{n}");
+                bare.ask("Exec", exec(&bare, &id, &["/payload", "exit", "3"]));
+                bare.about().bytes(2, id)
+            })
+            .collect();
+        let starts: Vec<u32> =
+            processes.iter().map(|process| bare.shim.send(TASK, "Start", process.clone())).collect();
+        bare.shim.answers(&starts, &[0; 16]);
+        for process in processes {
+            let end = bare.ask("Wait", process.clone());
+            assert_eq!(Message::read(&end).unwrap().number(1), 3);
+            bare.ask("Delete", process);
+        }
+        let now = (seen(&bare), used(shim).0);
+        let (files, memory) = *before.get_or_insert(now);
+        assert_eq!(now.0, files, "entries of the bundle, open files");
+        assert!(now.1 < memory + 200, "{memory} kB have become {} kB", now.1);
+    }
+    bare.finish();
+}
+
+#[test]
+fn a_container_full_of_processes_is_killed() {
+    needs_shim!();
+    skip_unless!(machine::has_controller("pids"), "no mounted hierarchy has the pids controller");
+    let scene = Scene::new();
+    let mut bare = Bare::new(&scene, |config| {
+        config.args(&["/payload", "signal-wait"]).set("/linux/resources/pids/limit", 20);
+    });
+    bare.up(|request| request);
+    // A shell ends when it cannot fork; what it has begun stays.
+    let busybox = machine::program("busybox").expect("busybox-static");
+    fs::copy(busybox, bare.container.rootfs().join("busybox")).unwrap();
+    let process = bare.about().bytes(2, "e");
+    bare.ask("Exec", exec(&bare, "e", &["/busybox", "sh", "-c", "while :; do /payload sleep 1000 & done"]));
+    bare.ask("Start", process.clone());
+    let end = bare.ask("Wait", process);
+    assert_eq!(Message::read(&end).unwrap().number(1), 2);
+    let pids = bare.ask("Pids", bare.about());
+    assert_eq!(Message::read(&pids).unwrap().all(1).count(), 19);
+    let about = bare.about();
+    bare.ask("Kill", about.clone().number(3, 9u32));
+    let end = bare.ask("Wait", about);
+    assert_eq!(Message::read(&end).unwrap().number(1), 137);
+    bare.finish();
 }

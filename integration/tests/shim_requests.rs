@@ -1,10 +1,10 @@
 //! What is asked of a shim by hand: under a real containerd what its own client cannot ask, and without
 //! any what needs none.
 
-use dhow_integration::bare::{self, Bare};
+use dhow_integration::bare::Bare;
 use dhow_integration::containerd::{Engine, Which, can_be_tried};
 use dhow_integration::ttrpc::{Client, SANDBOX, TASK};
-use dhow_integration::{Runner, Scene, eventually, machine, skip_unless};
+use dhow_integration::{Runner, Scene, eventually, machine, needs_shim, skip_unless};
 use dhow_shim_common::wire::{Message, Writer};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -107,12 +107,6 @@ fn what_cannot_be_checkpointed_or_restored_is_told_and_leaves_nothing() {
     finish(engine, "c");
 }
 
-macro_rules! needs_shim {
-    () => {
-        skip_unless!(bare::can_be_tried(), "no shim in bin, or another runtime");
-    };
-}
-
 #[test]
 fn a_terminal_has_the_size_that_it_is_given() {
     needs_shim!();
@@ -122,10 +116,8 @@ fn a_terminal_has_the_size_that_it_is_given() {
     });
     let out = scene.dir().join("out");
     let out_text = out.to_str().unwrap();
-    let creation = bare.creation(|request| request.number(4, 1u32).bytes(6, out_text));
-    bare.ask("Create", creation);
+    bare.up(|request| request.number(4, 1u32).bytes(6, out_text));
     let about = bare.about();
-    bare.ask("Start", about.clone());
     let said = |text: &str| fs::read_to_string(&out).is_ok_and(|said| said.contains(text));
     eventually("it waits", || said("ready"));
     bare.ask("ResizePty", about.number(3, 132u32).number(4, 43u32));
@@ -151,10 +143,7 @@ fn a_rootfs_comes_from_a_file_by_a_loop_device() {
     let mount = Writer::new().bytes(1, "ext4").bytes(2, image_text).bytes(4, "loop");
     let out = scene.dir().join("out");
     let out_text = out.to_str().unwrap();
-    let creation = bare.creation(|request| request.message(3, &mount).bytes(6, out_text));
-    bare.ask("Create", creation);
-    let about = bare.about();
-    bare.ask("Start", about);
+    bare.up(|request| request.message(3, &mount).bytes(6, out_text));
     eventually("it reads its file", || {
         fs::read_to_string(&out).is_ok_and(|text| text.starts_with("in the image"))
     });
@@ -203,10 +192,8 @@ fn metrics_are_of_the_layout() {
     let mut bare = Bare::new(&scene, |config| {
         config.args(&["/payload", "signal-wait"]);
     });
-    let creation = bare.creation(|request| request);
-    bare.ask("Create", creation);
+    bare.up(|request| request);
     let about = bare.about();
-    bare.ask("Start", about.clone());
     let stats = bare.ask("Stats", about);
     let any = Message::read(Message::read(&stats).unwrap().bytes(1)).unwrap();
     let metrics = Message::read(any.bytes(2)).unwrap();
@@ -252,10 +239,8 @@ fn output_waits_for_its_reader() {
             std::thread::sleep(Duration::from_millis(300));
             told.send(fs::read_to_string(reader).unwrap()).unwrap();
         });
-        let creation = bare.creation(|request| request.number(4, terminal).bytes(6, &fifo_text));
-        bare.ask("Create", creation);
+        bare.up(|request| request.number(4, terminal).bytes(6, &fifo_text));
         let about = bare.about();
-        bare.ask("Start", about.clone());
         bare.ask("Wait", about);
         bare.finish();
         assert_eq!(hears.recv_timeout(Duration::from_secs(15)).as_deref(), Ok("said\n"), "{terminal}");

@@ -1,6 +1,7 @@
 //! The state store: list and its formats, commands at the same time, and what a crash leaves.
 
-use dhow_integration::{Scene, eventually, is_dhow};
+use dhow_integration::command::binary;
+use dhow_integration::{Runner, Scene, eventually, is_dhow};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -261,5 +262,28 @@ fn a_bundle_may_go_while_the_container_runs() {
     c.kill("KILL").ok();
     c.until("stopped");
     c.delete().ok();
+    scene.is_clean();
+}
+
+/// Whoever has a full disk deletes what is on it.
+#[test]
+fn on_a_full_disk_containers_start_and_go() {
+    let scene = Scene::new();
+    let container = scene.payload(&["sleep", "100"]);
+    let place = scene.dir().join("small");
+    fs::create_dir(&place).unwrap();
+    let script = format!(
+        "set -e; mount -t tmpfs -o size=256k tmpfs $1; dhow='{} --root '$1; \
+         $dhow create --bundle {1} {2} >/dev/null 2>&1 </dev/null; \
+         ! dd if=/dev/zero of=$1/rest bs=4k 2>/dev/null; \
+         $dhow start {2}; $dhow state {2} | grep status; $dhow exec {2} /payload echo in; \
+         $dhow kill {2} KILL; $dhow delete --force {2}; ls $1",
+        binary().display(),
+        container.bundle().display(),
+        container.id()
+    );
+    let unshare = ["--mount", "--propagation", "private", "/bin/sh", "-c", &script, "sh"];
+    let seen = Runner::new("unshare").args(unshare).args([place.to_str().unwrap()]).run().ok();
+    assert_eq!(seen.stdout, "  \"status\": \"running\",\nin\nrest\n", "{seen}");
     scene.is_clean();
 }

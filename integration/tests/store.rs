@@ -52,6 +52,37 @@ fn a_full_disk_is_said_and_leaves_nothing() {
 }
 
 #[test]
+fn on_a_full_disk_nothing_is_left_half_made() {
+    let scene = Scene::new();
+    let path = archive(&scene, "base:1", &[Layer::default().file("data/x", &"x".repeat(100_000))]);
+    // Every command that writes is tried where there is no room at all; and then as much again is there.
+    let script = format!(
+        "$dhow image import {} >/dev/null; $dhow image tag base:1 second:1; $dhow volume create first >/dev/null; \
+        $dhow create --image base:1 {tag} >/dev/null 2>&1 </dev/null; $dhow start {tag}; $dhow stop --time 0 {tag}; \
+        list() {{ (cd $1 && find . -not -path './fill' | sort); }}; list $1 >$1/../before; \
+        cat /dev/zero >$1/fill 2>/dev/null || true; \
+        try() {{ if $dhow \"$@\" </dev/null; then echo \"$1 $2 did it\"; fi; }}; \
+        try image save -o $1/saved.tar base:1; try image unpack base:1 $1/unpacked; try bundle base:1 $1/bundle; \
+        try commit {tag} done:1; try image tag base:1 third:1; try volume create named; \
+        try run --image base:1 {tag}-r -- true; try run --rm -d --image base:1 {tag}-r -- true; \
+        try create --image base:1 --volume v:/data {tag}-r; \
+        list $1 >$1/../after; cmp $1/../before $1/../after || diff $1/../before $1/../after; \
+        $dhow delete {tag}; rm $1/fill; \
+        $dhow run --image base:1 {tag} -- echo again; $dhow image rm base:1 second:1; $dhow image gc; list $1 | wc -l",
+        path.display(),
+        tag = scene.tag(),
+    );
+    let seen = on(&scene, "mount -t tmpfs -o size=64m tmpfs $1", &script).ok();
+    assert!(!seen.stdout.contains("did it") && !seen.stdout.contains("./"), "{seen}");
+    assert!(seen.stdout.starts_with("again\n"), "{seen}");
+    let errors: Vec<&str> = seen.stderr.lines().collect();
+    assert_eq!(errors.len(), 9, "{seen}");
+    for line in errors {
+        assert!(line.contains("no space left on device") && line.contains("`dhow image gc`"), "{line}");
+    }
+}
+
+#[test]
 fn a_filesystem_that_lacks_something_is_named() {
     skip_unless!(
         machine::linux_is_at_least(6, 7),

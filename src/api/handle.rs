@@ -49,7 +49,7 @@ type Tell = Arc<dyn Fn(&str) + Send + Sync>;
 impl Runtime {
     /// The usual places, as for the `dhow` command without `--root`: containers in /run/dhow
     /// ($XDG_RUNTIME_DIR/dhow of an ordinary user), images in /var/lib/dhow/images
-    /// ($XDG_DATA_HOME/dhow/images).
+    /// ($XDG_DATA_HOME/dhow/images, or ~/.local/share/dhow/images).
     pub fn new() -> Runtime {
         Runtime::over(None)
     }

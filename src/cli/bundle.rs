@@ -3,9 +3,9 @@
 use super::image::store;
 use super::table::{Args, Command, Positional};
 use crate::error::Result;
-use crate::image::Options;
 use crate::image::bundle::bundle;
 use crate::image::store::Use;
+use crate::image::{Options, with_room_hint};
 use crate::runtime::Context;
 use std::path::Path;
 
@@ -56,5 +56,6 @@ fn run(context: &Context, args: &Args) -> Result<i32> {
     let image = store.find(args.id())?;
     let directory = Path::new(args.positional(1).unwrap_or_default());
     let command = args.positionals.get(2..).unwrap_or_default().to_vec();
-    bundle(&store, &image, directory, &Options { command, ..Options::default() }).map(|()| 0)
+    let options = Options { command, ..Options::default() };
+    bundle(&store, &image, directory, &options).map(|()| 0).map_err(with_room_hint)
 }

@@ -5,6 +5,7 @@ use super::list::print;
 use super::table::{Args, Command, ID, Positional, option, switch};
 use crate::error::Result;
 use crate::image::commit::CommitRequest;
+use crate::image::with_room_hint;
 use crate::runtime::{self, Context};
 
 /// The command.
@@ -47,6 +48,7 @@ fn run(context: &Context, args: &Args) -> Result<i32> {
     let request =
         CommitRequest { message: text("message"), author: text("author"), changes: args.values("change") };
     let name = runtime::image_name(args.positional(1).unwrap_or_default())?;
-    let image = runtime::commit(context, args.id(), &name, &request, !args.is_on("no-pause"))?;
+    let image = runtime::commit(context, args.id(), &name, &request, !args.is_on("no-pause"))
+        .map_err(with_room_hint)?;
     print(&format!("{}\n", image.id))
 }

@@ -183,7 +183,7 @@ A create or run that SIGTERM, SIGINT or SIGHUP ends takes back what it did, and 
     (
         "files",
         "/run/dhow               the state of containers; users: $XDG_RUNTIME_DIR/dhow
-/var/lib/dhow/images    images; users: $XDG_DATA_HOME/dhow/images
+/var/lib/dhow/images    images; users: $XDG_DATA_HOME/dhow/images, or ~/.local/share/dhow/images
 /etc/cni/net.d          networks of --network cni:NAME
 /etc/dhow/registries.json    mirrors of registries
 --root DIR moves the first to DIR, and images to DIR/@images.

@@ -5,7 +5,7 @@ use super::progress::Bar;
 use super::registry;
 use super::table::{Args, Command, Flag, Positional, option, switch};
 use super::{nested, unknown};
-use crate::error::{Class, Context as _, Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::Use;
 use crate::image::{
@@ -23,7 +23,8 @@ pub(super) const COMMAND: Command = Command {
     name: "image",
     about: "Import, list and manage images: `dhow image --help` has its commands",
     details: "Names are Docker's: debian is docker.io/library/debian:latest. Images are kept in \
-/var/lib/dhow/images, an ordinary user's in $XDG_DATA_HOME/dhow/images, and with --root below that. \
+/var/lib/dhow/images, an ordinary user's in $XDG_DATA_HOME/dhow/images or \
+~/.local/share/dhow/images, and with --root below that. \
 pull and push use the credentials that `docker login` or `podman login` stored, and \
 /etc/dhow/registries.json for mirrors.",
     positionals: &[Positional {
@@ -125,7 +126,13 @@ pub(super) const COMMANDS: &[Command] = &[
         &[FORMAT, QUIET],
         tag,
     ),
-    command("rm", "Remove a name; `gc` removes what no name leads to", &[IMAGE], &[FORMAT, QUIET], untag),
+    command(
+        "rm",
+        "Remove names; `gc` removes what no name leads to",
+        &[Positional { many: true, ..IMAGE }],
+        &[switch("force", "all names of an image that is given by its id").short('f'), FORMAT, QUIET],
+        untag,
+    ),
     command("gc", "Remove blobs and layers that no name leads to", &[], &[FORMAT, QUIET], |context, args| {
         with_owners(|| collect(context, args))
     }),
@@ -192,7 +199,7 @@ fn import_image(context: &Context, args: &Args) -> Result<i32> {
     let from = from.strip_prefix("oci:").or_else(|| from.strip_prefix("docker-archive:")).unwrap_or(from);
     let request = ImportRequest {
         from: PathBuf::from(from),
-        name: args.value("name").map(Reference::parse).transpose()?,
+        name: args.value("name").map(runtime::image_name).transpose()?,
         platform: platform(args)?.unwrap_or_else(Platform::host),
         limits,
         backing: backing(args)?,
@@ -327,7 +334,7 @@ fn printable(text: &str) -> String {
 fn tag(context: &Context, args: &Args) -> Result<i32> {
     let store = store(context, Use::Shared)?;
     let image = store.find(args.id())?;
-    let name = Reference::parse(args.positional(1).unwrap_or_default())?;
+    let name = runtime::image_name(args.positional(1).unwrap_or_default())?;
     let json = is_json(args)?;
     store.tag(&name, image.digest)?;
     told(args, json, &json!({"name": name.to_string(), "digest": image.digest, "id": image.id()}))
@@ -339,9 +346,23 @@ fn told(args: &Args, json: bool, document: &serde_json::Value) -> Result<i32> {
 }
 
 fn untag(context: &Context, args: &Args) -> Result<i32> {
-    let (name, json) = (Reference::parse(args.id())?, is_json(args)?);
-    store(context, Use::Shared)?.untag(&name)?;
-    told(args, json, &json!({"name": name.to_string()}))
+    let (store, json) = (store(context, Use::Shared)?, is_json(args)?);
+    let mut removed = Vec::new();
+    for word in &args.positionals {
+        let names = store.names(word)?;
+        if names.len() > 1 && !args.is_on("force") {
+            let names: Vec<String> = names.iter().map(Reference::familiar).collect();
+            return Err(Error::new(Class::WrongState, "remove an image")
+                .on(word)
+                .because(format!("it has several names: {}", names.join(", ")))
+                .hint("give one of them, or --force for all"));
+        }
+        for name in names {
+            store.untag(&name)?;
+            removed.push(name);
+        }
+    }
+    removed.iter().try_fold(0, |_, name| told(args, json, &json!({"name": name.to_string()})))
 }
 
 fn collect(context: &Context, args: &Args) -> Result<i32> {
@@ -389,10 +410,7 @@ fn save_image(context: &Context, args: &Args) -> Result<i32> {
             .hint("give --output FILE too")),
         None | Some("-") => save::save(&store, &image, std::io::stdout().lock()).map(|()| 0),
         Some(path) => {
-            let doing = "write the archive";
-            let file = std::fs::File::create(path).doing_on(doing, || path)?;
-            save::save(&store, &image, &file)?;
-            let size = file.metadata().doing_on(doing, || path)?.len();
+            let size = save::save_as(&store, &image, path.as_ref())?;
             told(
                 args,
                 json,

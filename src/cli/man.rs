@@ -50,7 +50,9 @@ The state of containers; for users
 .TP
 .I /var/lib/dhow/images
 Images; for users
-.IR $XDG_DATA_HOME/dhow/images .
+.I $XDG_DATA_HOME/dhow/images
+or
+.IR ~/.local/share/dhow/images .
 .SH SEE ALSO
 .BR namespaces (7),
 .BR cgroups (7),

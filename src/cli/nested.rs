@@ -5,6 +5,7 @@ use super::list::print;
 use super::table::{Args, Command};
 use super::{Told, VERSION, help, image, parse, told, volume};
 use crate::error::{Class, Error, Result};
+use crate::image::with_room_hint;
 use crate::runtime::Context;
 
 const FACES: [(&str, Face); 2] = [
@@ -31,10 +32,10 @@ pub(super) fn run(name: &str, context: &Context, args: &Args) -> Result<i32> {
     };
     let words = &args.positionals;
     if let Some(parsed) = parse::parse(words, face.globals, face.commands) {
-        return (parsed.command.run)(context, &parsed.args);
+        return (parsed.command.run)(context, &parsed.args).map_err(with_room_hint);
     }
     match help::parse(words, face) {
-        Ok(parsed) => (parsed.command.run)(context, &parsed.args),
+        Ok(parsed) => (parsed.command.run)(context, &parsed.args).map_err(with_room_hint),
         Err(error) => match told(&error, face) {
             Told::Help(text) => print(&text),
             Told::Usage(text) => {

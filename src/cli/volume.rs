@@ -27,8 +27,7 @@ the image has in DIR, and outlives the container. Volumes are kept in the image 
     run: |context, args| nested::run("volume", context, args),
 };
 
-const NAMES: Positional =
-    Positional { many: true, rest: true, ..name("name", "its name; there may be more") };
+const NAMES: Positional = Positional { many: true, ..name("name", "its name; there may be more") };
 
 const fn command(
     name: &'static str,

@@ -59,18 +59,16 @@ impl Origin {
 pub fn bundle(store: &Store, image: &Image, directory: &Path, options: &Options) -> Result<()> {
     let shown = || directory.display().to_string();
     let doing = "make the bundle";
-    std::fs::create_dir_all(directory).doing_on(doing, shown)?;
-    if std::fs::read_dir(directory).doing_on(doing, shown)?.next().is_some() {
-        return Err(Error::new(Class::Config, doing).on(shown()).because("the directory is not empty"));
-    }
-    let directory = std::fs::canonicalize(directory).doing_on(doing, shown)?;
-    write(store, image, &directory, options)?;
-    // What is not in the store's own place is only found again by a note.
-    let place = store.root().join("bundles");
-    std::fs::create_dir_all(&place).doing(doing)?;
-    let name = Digest::of(directory.as_os_str().as_encoded_bytes()).hex();
-    let note = json!({"bundle": directory});
-    std::fs::write(place.join(name), note.to_string()).doing("note the bundle in the image store")
+    super::fill(directory, doing, || {
+        let directory = std::fs::canonicalize(directory).doing_on(doing, shown)?;
+        write(store, image, &directory, options)?;
+        // What is not in the store's own place is only found again by a note.
+        let place = store.root().join("bundles");
+        std::fs::create_dir_all(&place).doing(doing)?;
+        let name = Digest::of(directory.as_os_str().as_encoded_bytes()).hex();
+        let note = json!({"bundle": directory});
+        std::fs::write(place.join(name), note.to_string()).doing("note the bundle in the image store")
+    })
 }
 
 /// Writes a bundle's files into an empty directory; config.json, which makes it one, is the last.

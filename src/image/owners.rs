@@ -144,6 +144,8 @@ pub fn in_child(
 
 fn inside(mut parent: UnixStream, work: impl FnOnce() -> Result<String>) -> ! {
     let mut word = [0];
+    // A killed command goes on in no child of it.
+    let _ = crate::sys::prctl::die_with_parent(true);
     if parent.read_exact(&mut word).is_err() {
         exit_now(1);
     }

@@ -9,6 +9,7 @@ use crate::error::{Class, Context as _, Error, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
@@ -135,8 +136,16 @@ fn run(mut command: Command, doing: &'static str, name: &Reference, progress: &P
     match status.success() {
         true => Ok(()),
         false => {
-            let cause: String = words.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            Err(Error::new(Class::Config, doing).on(name.to_string()).because(cause))
+            let cause = match status.signal() {
+                // It has a limit to its memory, which only a document without end can reach.
+                Some(libc::SIGABRT) => "the registry sends more than a document may have".to_owned(),
+                Some(signal) => format!("{PROGRAM} was ended by signal {signal}"),
+                None => words.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+            };
+            // It tells what it has to tell in words.
+            let full = cause.contains(&format!("(os error {})", libc::ENOSPC));
+            let error = Error::new(Class::Config, doing).on(name.to_string()).because(cause);
+            Err(if full { error.hint(super::MAKE_ROOM) } else { error })
         }
     }
 }

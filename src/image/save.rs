@@ -8,6 +8,32 @@ use crate::error::{Class, Context as _, Error, Result};
 use serde_json::json;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::path::Path;
+
+/// Writes an image into a file, which is there whole or not at all; its size.
+///
+/// # Errors
+/// As of [`save`].
+pub fn save_as(store: &Store, image: &Image, path: &Path) -> Result<u64> {
+    let doing = "write the archive";
+    let shown = || path.display().to_string();
+    // A pipe or a device is written to, and no file put in its place.
+    let place = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let is_special = place.metadata().is_ok_and(|there| !there.is_file());
+    if is_special {
+        save(store, image, &File::options().write(true).open(&place).doing_on(doing, shown)?)?;
+        return Ok(0);
+    }
+    let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let new = place.with_file_name(format!(".{name}.{}", std::process::id()));
+    let write = || {
+        let file = File::create_new(&new).doing_on(doing, shown)?;
+        save(store, image, &file)?;
+        std::fs::rename(&new, &place).doing_on(doing, shown)?;
+        Ok(file.metadata().doing_on(doing, shown)?.len())
+    };
+    write().inspect_err(|_| drop(std::fs::remove_file(&new)))
+}
 
 /// Writes an image as an archive.
 ///

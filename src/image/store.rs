@@ -210,21 +210,50 @@ impl Store {
                 return self.image(tag);
             }
         }
-        let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        if hex.len() < 4 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(missing());
+        let found = self.by_id(name, &tags)?.into_iter().next();
+        found.map(|(_, image)| image).ok_or_else(missing)
+    }
+
+    /// The tags of the one image whose id or digest begins so.
+    fn by_id<'a>(&self, beginning: &str, tags: &'a [Tag]) -> Result<Vec<(&'a Tag, Image)>> {
+        let hex = beginning.strip_prefix("sha256:").unwrap_or(beginning);
+        if hex.is_empty() || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(Vec::new());
         }
-        let mut found: Option<Image> = None;
-        for tag in &tags {
+        let mut found: Vec<(&Tag, Image)> = Vec::new();
+        for tag in tags {
             let image = self.image(tag)?;
             if image.id().hex().starts_with(hex) || image.digest.hex().starts_with(hex) {
-                if found.as_ref().is_some_and(|other| other.id() != image.id()) {
-                    return Err(missing().because("more than one image has an id that begins so"));
-                }
-                found = Some(image);
+                found.push((tag, image));
             }
         }
-        found.ok_or_else(missing)
+        let ids: BTreeSet<Digest> = found.iter().map(|(_, image)| image.id()).collect();
+        match ids.len() {
+            0 | 1 => Ok(found),
+            count => Err(Error::new(Class::Config, "which image is meant")
+                .on(beginning)
+                .because(format!("the ids of {count} images begin so"))
+                .hint("give more of the id, or a name")),
+        }
+    }
+
+    /// The names that a word means: that name, or all those of the image with this id.
+    ///
+    /// # Errors
+    /// [`Class::Config`] when there is none, or the ids of several images begin so.
+    pub fn names(&self, word: &str) -> Result<Vec<Reference>> {
+        let tags = self.tags()?;
+        let name = Reference::parse(word).map(|name| name.kept_as());
+        if let Ok(name) = name
+            && tags.iter().any(|tag| tag.name == name.to_string())
+        {
+            return Ok(vec![name]);
+        }
+        let found = self.by_id(word, &tags)?;
+        if found.is_empty() {
+            return Err(no_such_image(word));
+        }
+        found.iter().map(|(tag, _)| Reference::parse(&tag.name)).collect()
     }
 
     /// What a tag points at.

@@ -20,13 +20,24 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// The deepest tree that is copied.
 const DEEPEST: usize = 2048;
 
+/// What a user and a group are elsewhere.
+pub type Ids<'a> = &'a dyn Fn(u32, u32) -> (u32, u32);
+
 /// Whose the copies are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owner {
+#[derive(Clone, Copy)]
+pub enum Owner<'a> {
     /// As in the source, with set-id bits and extended attributes.
     Kept,
+    /// As [`Owner::Kept`], where user and group have other ids: what they are there.
+    Mapped(Ids<'a>),
     /// This user and group; a set-id bit would make a program theirs, so there is none.
     Set(u32, u32),
+}
+
+impl Owner<'_> {
+    fn is_kept(self) -> bool {
+        !matches!(self, Owner::Set(..))
+    }
 }
 
 /// A name that is shown in messages.
@@ -43,11 +54,11 @@ fn c_name(name: &[u8]) -> Result<CString> {
 ///
 /// # Errors
 /// With the name at which it failed.
-pub fn copy(from: &Found, to: BorrowedFd<'_>, name: &CStr, owner: Owner) -> Result<()> {
+pub fn copy(from: &Found, to: BorrowedFd<'_>, name: &CStr, owner: Owner<'_>) -> Result<()> {
     copy_at(from, to, name, owner, 0)
 }
 
-fn copy_at(from: &Found, to: BorrowedFd<'_>, name: &CStr, owner: Owner, depth: usize) -> Result<()> {
+fn copy_at(from: &Found, to: BorrowedFd<'_>, name: &CStr, owner: Owner<'_>, depth: usize) -> Result<()> {
     let doing = "copy";
     let at = || shown(name.to_bytes());
     if depth > DEEPEST {
@@ -82,11 +93,11 @@ fn copy_at(from: &Found, to: BorrowedFd<'_>, name: &CStr, owner: Owner, depth: u
 ///
 /// # Errors
 /// As for [`copy`].
-pub fn copy_into(from: &Found, to: BorrowedFd<'_>, owner: Owner) -> Result<()> {
+pub fn copy_into(from: &Found, to: BorrowedFd<'_>, owner: Owner<'_>) -> Result<()> {
     copy_content(from, to, owner, 0)
 }
 
-fn copy_content(from: &Found, to: BorrowedFd<'_>, owner: Owner, depth: usize) -> Result<()> {
+fn copy_content(from: &Found, to: BorrowedFd<'_>, owner: Owner<'_>, depth: usize) -> Result<()> {
     let listed = from.open_directory().doing("copy")?;
     for name in names(&listed)? {
         // A payload may have removed it since.
@@ -112,24 +123,31 @@ fn names(directory: &OwnedFd) -> Result<Vec<CString>> {
 ///
 /// # Errors
 /// read(2)'s and write(2)'s.
-pub fn archive(from: &Found, name: &[u8], out: impl Write) -> Result<()> {
+pub fn archive(from: Found, name: &[u8], out: impl Write, ids: Ids<'_>) -> Result<()> {
     let mut writer = Writer::new(out);
-    archive_at(&mut writer, from, name, 0)?;
+    archive_at(&mut writer, from, name, ids, 0)?;
     writer.finish().map(drop)
 }
 
-fn archive_at<W: Write>(writer: &mut Writer<W>, from: &Found, name: &[u8], depth: usize) -> Result<()> {
+fn archive_at<W: Write>(
+    writer: &mut Writer<W>,
+    mut from: Found,
+    name: &[u8],
+    ids: Ids<'_>,
+    depth: usize,
+) -> Result<()> {
     if depth > DEEPEST {
         return Err(Error::system("write the archive", Errno::ELOOP).on(shown(name)));
     }
-    writer.add(from, name)?;
+    (from.stat.st_uid, from.stat.st_gid) = ids(from.stat.st_uid, from.stat.st_gid);
+    writer.add(&from, name)?;
     if from.kind() != FileType::Directory {
         return Ok(());
     }
     let listed = from.open_directory().doing_on("write the archive", || shown(name))?;
     for child in names(&listed)? {
         let Ok(found) = Found::at(listed.as_fd(), &child) else { continue };
-        archive_at(writer, &found, &[name, b"/", child.to_bytes()].concat(), depth + 1)?;
+        archive_at(writer, found, &[name, b"/", child.to_bytes()].concat(), ids, depth + 1)?;
     }
     Ok(())
 }
@@ -138,7 +156,7 @@ fn archive_at<W: Write>(writer: &mut Writer<W>, from: &Found, name: &[u8], depth
 ///
 /// # Errors
 /// For a path with `..`, and one that leads through a symlink: with the entry's name.
-pub fn extract<R: Stream>(mut reader: Reader<R>, to: BorrowedFd<'_>, owner: Owner) -> Result<()> {
+pub fn extract<R: Stream>(mut reader: Reader<R>, to: BorrowedFd<'_>, owner: Owner<'_>) -> Result<()> {
     while let Some(entry) = reader.next()? {
         extract_one(&mut reader, &entry, to, owner)
             .map_err(|error| super::tar::in_entry(&entry.path, error))?;
@@ -150,7 +168,7 @@ fn extract_one<R: Stream>(
     reader: &mut Reader<R>,
     entry: &Entry,
     to: BorrowedFd<'_>,
-    owner: Owner,
+    owner: Owner<'_>,
 ) -> Result<()> {
     let path = clean(&entry.path)?;
     if path.is_empty() {
@@ -239,7 +257,13 @@ fn new_file(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
         .doing_on("make a file", || shown(name.to_bytes()))
 }
 
-fn symlink(parent: BorrowedFd<'_>, name: &CStr, target: &CStr, wanted: &Wanted, owner: Owner) -> Result<()> {
+fn symlink(
+    parent: BorrowedFd<'_>,
+    name: &CStr,
+    target: &CStr,
+    wanted: &Wanted,
+    owner: Owner<'_>,
+) -> Result<()> {
     let at = || shown(name.to_bytes());
     clear(parent, name)?;
     rustix::fs::symlinkat(target, parent, name).doing_on("make a symlink", at)?;
@@ -284,19 +308,21 @@ impl Wanted {
         Wanted { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, mtime }
     }
 
-    fn owner(&self, owner: Owner) -> (Uid, Gid) {
-        match owner {
-            Owner::Kept => (Uid::from_raw(self.uid), Gid::from_raw(self.gid)),
-            Owner::Set(uid, gid) => (Uid::from_raw(uid), Gid::from_raw(gid)),
-        }
+    fn owner(&self, owner: Owner<'_>) -> (Uid, Gid) {
+        let (uid, gid) = match owner {
+            Owner::Kept => (self.uid, self.gid),
+            Owner::Mapped(there) => there(self.uid, self.gid),
+            Owner::Set(uid, gid) => (uid, gid),
+        };
+        (Uid::from_raw(uid), Gid::from_raw(gid))
     }
 }
 
 /// Owner, then mode: chown(2) clears set-id bits.
-fn finish(made: &OwnedFd, wanted: &Wanted, owner: Owner) -> nix::Result<()> {
+fn finish(made: &OwnedFd, wanted: &Wanted, owner: Owner<'_>) -> nix::Result<()> {
     let (uid, gid) = wanted.owner(owner);
     rustix::fs::fchown(made, Some(uid), Some(gid)).map_err(sys::errno)?;
-    let mode = if owner == Owner::Kept { wanted.mode } else { wanted.mode & 0o1777 };
+    let mode = if owner.is_kept() { wanted.mode } else { wanted.mode & 0o1777 };
     rustix::fs::fchmod(made, Mode::from_raw_mode(mode)).map_err(sys::errno)?;
     let time = Timespec { tv_sec: wanted.mtime.0, tv_nsec: i64::from(wanted.mtime.1) };
     let times = Timestamps { last_access: time, last_modification: time };
@@ -304,8 +330,8 @@ fn finish(made: &OwnedFd, wanted: &Wanted, owner: Owner) -> nix::Result<()> {
 }
 
 /// The last of all: chown(2) takes a file's capabilities away.
-fn set_xattrs(file: BorrowedFd<'_>, xattrs: &[(Vec<u8>, Vec<u8>)], owner: Owner) -> Result<()> {
-    for (key, value) in xattrs.iter().filter(|_| owner == Owner::Kept) {
+fn set_xattrs(file: BorrowedFd<'_>, xattrs: &[(Vec<u8>, Vec<u8>)], owner: Owner<'_>) -> Result<()> {
+    for (key, value) in xattrs.iter().filter(|_| owner.is_kept()) {
         match rustix::fs::fsetxattr(file, c_name(key)?, value, XattrFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
             failed => failed.doing("set an extended attribute")?,

@@ -133,6 +133,7 @@ pub fn create(store: &Store, name: &str) -> Result<bool> {
     let text = serde_json::to_string(&volume)
         .map_err(|error| Error::new(Class::Internal, doing).because(error.to_string()))?;
     std::fs::write(aside.join("meta.json"), text).doing(doing)?;
+    super::store::sync_filesystem(&aside)?;
     let (from, to) = (&aside, &place);
     match rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => super::store::sync(&store.root().join("volumes")).map(|()| true),
@@ -195,29 +196,18 @@ fn begin(store: &Store, image: Option<&Image>, wanted: &Wanted) -> Result<()> {
     std::fs::write(&mark, "").doing(doing)?;
     let overlay = image.map(|image| bundle::overlay(store, image, &place)).transpose()?;
     let work = || {
-        clear(&data)?;
+        super::clear(&data)?;
         overlay.as_ref().map_or(Ok(()), |overlay| copy(overlay, &wanted.place, &data)).map(|()| String::new())
     };
     match nix::unistd::geteuid().is_root() {
         true => work()?,
         false => owners::in_mount_namespace(work)?,
     };
-    super::store::sync(&data)?;
+    // A power cut may not leave the mark gone, and half of the files.
+    super::store::sync_filesystem(&data)?;
     std::fs::remove_file(&mark).doing(doing)?;
     // A child that is forked later has a copy of every fd: the lock is given up, not just closed.
     flock(&lock, FlockOperation::Unlock).doing(doing)
-}
-
-fn clear(data: &Path) -> Result<()> {
-    let doing = "clear the volume";
-    for entry in std::fs::read_dir(data).doing(doing)? {
-        let path = entry.doing(doing)?.path();
-        match path.is_dir() && !path.is_symlink() {
-            true => std::fs::remove_dir_all(&path).doing(doing)?,
-            false => std::fs::remove_file(&path).doing(doing)?,
-        }
-    }
-    Ok(())
 }
 
 fn copy(overlay: &Overlay, place: &str, data: &Path) -> Result<()> {

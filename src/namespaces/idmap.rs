@@ -21,6 +21,28 @@ impl Maps {
     pub fn of(linux: &Linux) -> Maps {
         Maps { uids: linux.uid_mappings.clone(), gids: linux.gid_mappings.clone() }
     }
+
+    /// The ids that a user and a group of the namespace have outside; those that are not mapped stay as
+    /// they are.
+    pub fn outside(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let id = |map: &[IdMapping], id| find(map, id, |one| (one.container_id, one.host_id));
+        (id(&self.uids, uid), id(&self.gids, gid))
+    }
+
+    /// The ids that a user and a group have in the namespace, as [`Maps::outside`].
+    pub fn inside(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let id = |map: &[IdMapping], id| find(map, id, |one| (one.host_id, one.container_id));
+        (id(&self.uids, uid), id(&self.gids, gid))
+    }
+}
+
+/// What a map makes of an id; `ends` says where an entry begins, on either side.
+fn find(map: &[IdMapping], id: u32, ends: impl Fn(&IdMapping) -> (u32, u32)) -> u32 {
+    let other = |one: &IdMapping| {
+        let (from, to) = ends(one);
+        id.checked_sub(from).filter(|at| *at < one.size).and_then(|at| to.checked_add(at))
+    };
+    map.iter().find_map(other).unwrap_or(id)
 }
 
 /// The text for `/proc/PID/uid_map`.
@@ -113,5 +135,17 @@ mod tests {
         assert!(!is_only(&map, 1000));
         assert!(is_only(&map[1..], 1000));
         assert!(!is_only(&map[1..], 1001));
+    }
+
+    #[test]
+    fn ids_inside_and_outside() {
+        let entry = |container_id, host_id, size| IdMapping { container_id, host_id, size };
+        let maps =
+            Maps { uids: vec![entry(0, 100_000, 10), entry(10, 7, 1)], gids: vec![entry(0, u32::MAX, 2)] };
+        assert_eq!(maps.outside(3, 0), (100_003, u32::MAX));
+        assert_eq!(maps.outside(10, 1), (7, 1), "past the last id there is none");
+        assert_eq!(maps.inside(100_009, 5), (9, 5));
+        assert_eq!(maps.inside(100_010, 5), (100_010, 5));
+        assert_eq!(Maps::default().outside(1, 2), (1, 2));
     }
 }

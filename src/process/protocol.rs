@@ -220,6 +220,13 @@ impl Channel {
         }
     }
 
+    /// Whether the other process has closed its end; what it has sent may still be there.
+    pub fn is_deserted(&self) -> bool {
+        let mut closed = [PollFd::new(self.as_fd(), PollFlags::empty())];
+        let hung_up = |one: &PollFd<'_>| one.revents().is_some_and(|is| is.contains(PollFlags::POLLHUP));
+        poll(&mut closed, PollTimeout::ZERO).is_ok() && hung_up(&closed[0])
+    }
+
     /// As [`Channel::receive`], for a side that cannot go on alone.
     ///
     /// # Errors
@@ -269,6 +276,16 @@ mod tests {
         drop(child);
         assert!(matches!(parent.receive().unwrap(), Some(Message::Failed(_))));
         assert!(parent.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn one_that_has_gone_is_missed_before_all_is_read() {
+        let (parent, child) = Channel::pair().unwrap();
+        parent.send(&Message::Ready).unwrap();
+        assert!(!child.is_deserted());
+        drop(parent);
+        assert!(child.is_deserted());
+        assert!(matches!(child.receive().unwrap(), Some(Message::Ready)));
     }
 
     #[test]

@@ -54,7 +54,10 @@ pub fn spawn_staged(
     body: impl FnOnce(&Channel) -> Result<Infallible>,
 ) -> Result<Spawned> {
     let (ours, theirs) = Channel::pair()?;
+    let mut ours = Some(ours);
     let stage = spawn((CloneFlags::empty(), 0), cgroup, |stage| {
+        // The caller's alone, or nobody would see it close.
+        ours = None;
         enter()?;
         match clone3(flags.0 | CloneFlags::CLONE_PARENT, flags.1, None).map_err(clone_failed)? {
             Forked::Parent(child) => {
@@ -68,11 +71,11 @@ pub fn spawn_staged(
     let message = stage.channel.expect();
     // It has nothing more to do; it is waited for so that it does not stay a zombie of ours.
     let _ = nix::sys::wait::waitpid(stage.child.pid, None);
-    match message? {
-        Message::Init(pid, pidfd) => {
-            Ok(Spawned { child: Child { pid: Pid::from_raw(pid), pidfd }, channel: ours })
+    match (message?, ours) {
+        (Message::Init(pid, pidfd), Some(channel)) => {
+            Ok(Spawned { child: Child { pid: Pid::from_raw(pid), pidfd }, channel })
         }
-        other => Err(out_of_turn(&other)),
+        (other, _) => Err(out_of_turn(&other)),
     }
 }
 
@@ -80,7 +83,11 @@ pub fn spawn_staged(
 fn run(channel: &Channel, body: impl FnOnce(&Channel) -> Result<Infallible>) -> ! {
     let outcome = prctl::die_with_parent(true)
         .map_err(|errno| Error::system("tie the child to its parent", errno))
-        .and_then(|()| body(channel));
+        .and_then(|()| match channel.is_deserted() {
+            // The parent had ended before that, whatever it has sent until then.
+            true => exit_now(1),
+            false => body(channel),
+        });
     let Err(error) = outcome;
     // Nobody may be listening any more; then nobody needs to know.
     let _ = channel.send(&Message::Failed(error));

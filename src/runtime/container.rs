@@ -54,12 +54,12 @@ fn default_root() -> PathBuf {
 
 /// Where images are when `--root` does not say: there after a reboot.
 fn default_images() -> PathBuf {
-    match std::env::var_os("XDG_DATA_HOME") {
-        Some(directory) if !geteuid().is_root() && !directory.is_empty() => {
-            PathBuf::from(directory).join("dhow/images")
-        }
-        _ => PathBuf::from("/var/lib/dhow/images"),
-    }
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // Few set the first: "If $XDG_DATA_HOME is either not set or empty, a default equal to
+    // $HOME/.local/share should be used" (XDG Base Directory Specification).
+    let own = || variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
+    let data = if geteuid().is_root() { None } else { own() };
+    data.unwrap_or_else(|| "/var/lib".into()).join("dhow/images")
 }
 
 /// A container that exists, as its record tells and as it is now.

@@ -85,29 +85,34 @@ fn out(
     let fd = if follow { container.root.resolve(from) } else { container.root.resolve_nofollow(from) };
     let found = fd.and_then(Found::of).doing_on("find in the container", at)?;
     let name = last_name(from).unwrap_or_else(|| OsStr::new("root")).to_owned();
+    let ids = |uid, gid| container.maps.inside(uid, gid);
     if to == Path::new("-") {
         let name: &[u8] = if means_content(from) { b"." } else { name.as_bytes() };
-        return tree::archive(&found, name, std::io::stdout().lock());
+        return tree::archive(found, name, std::io::stdout().lock(), &ids);
     }
     let owner = match options.archive {
-        true => Owner::Kept,
+        true => Owner::Mapped(&ids),
         false => Owner::Set(geteuid().as_raw(), getegid().as_raw()),
     };
     put(&Host, &found, &name, to, owner, means_content(from), wants_directory)
 }
 
 fn into(container: &Inside, from: &Path, host: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+    let ids = |uid, gid| container.maps.outside(uid, gid);
+    let (root, group) = ids(0, 0);
     let owner = match options.archive {
-        true => Owner::Kept,
-        false => Owner::Set(container.owner.0, container.owner.1),
+        true => Owner::Mapped(&ids),
+        false => Owner::Set(root, group),
     };
+    container.act_as_its_root()?;
     if from == Path::new("-") {
         let directory = container.root.open(to, OFlags::RDONLY | OFlags::DIRECTORY);
         let directory = directory.doing_on("find in the container", || to.display().to_string())?;
         // Standard input stays open: it is somebody else's.
         let input = rustix::stdio::stdin().try_clone_to_owned().doing("read standard input")?;
         let reader = Reader::new(Input(BufReader::new(std::fs::File::from(input))));
-        return tree::extract(reader, directory.as_fd(), owner);
+        return tree::extract(reader, directory.as_fd(), owner)
+            .map_err(|error| Error { doing: "unpack standard input".into(), ..error });
     }
     let follow = options.follow || ends_in_slash(from) || means_content(from);
     let flags = if follow { OFlags::PATH } else { OFlags::PATH | OFlags::NOFOLLOW };
@@ -170,7 +175,7 @@ fn put(
     found: &Found,
     name: &OsStr,
     to: &Path,
-    owner: Owner,
+    owner: Owner<'_>,
     content: bool,
     wants_directory: bool,
 ) -> Result<()> {

@@ -88,14 +88,19 @@ fn end_processes(container: &Container) -> Result<()> {
 pub(super) fn remove(locked: Locked, mut record: Record, force: bool) -> Result<()> {
     if record.phase != Phase::Removing {
         record.phase = Phase::Removing;
-        locked.write(&record)?;
+        match locked.write(&record) {
+            // On a full disk this is what makes room. One that is killed before its end finds the container
+            // as it was, and begins anew.
+            Err(error) if error.errno == Some(libc::ENOSPC) || error.errno == Some(libc::EDQUOT) => {}
+            written => written?,
+        }
     }
     timing::step("take back the cgroup and the rest");
     let undone = undo::cgroup(&record).and_then(|()| undo::take_back(&record, force));
     if let Err(error) = undone {
         record.phase = Phase::Dead;
         record.left = vec![error.to_string()];
-        locked.write(&record)?;
+        let _ = locked.write(&record);
         return Err(error);
     }
     let poststop = std::mem::take(&mut record.hooks.poststop);

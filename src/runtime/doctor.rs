@@ -201,7 +201,8 @@ impl Doctor<'_> {
             let why = "no container of its name is there".to_owned();
             // A create has no record yet when the bundle is whole; it then takes some milliseconds.
             let is_new = directory.metadata().and_then(|data| data.modified()).is_ok_and(|made| {
-                SystemTime::now().duration_since(made).is_ok_and(|age| age < A_CREATE_TAKES)
+                // Not yet made: the clock was set back in between.
+                !SystemTime::now().duration_since(made).is_ok_and(|age| age >= A_CREATE_TAKES)
             });
             let is_used = || {
                 Overlay::load(&directory.path())

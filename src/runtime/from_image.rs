@@ -9,7 +9,9 @@ use crate::cgroups::Driver;
 use crate::error::{Class, Error, Result};
 use crate::image::documents::Platform;
 use crate::image::store::{Image, Store, Use};
-use crate::image::{Backing, ImportRequest, Imported, Limits, Options, Reference, container, import, owners};
+use crate::image::{
+    Backing, ImportRequest, Imported, Limits, Options, Reference, container, import, owners, with_room_hint,
+};
 use crate::state::Undo;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,7 +47,7 @@ pub fn with_image<T>(
     request: Request,
     go: impl FnOnce(&Request) -> Result<T>,
 ) -> Result<T> {
-    let request = prepare(context, from, request)?;
+    let request = prepare(context, from, request).map_err(with_room_hint)?;
     let result = go(&request);
     // What has a record is taken back by that.
     if result.is_err() && context.store.check_free(&request.id).is_ok() {
@@ -62,6 +64,9 @@ fn prepare(context: &Context, from: &FromImage, request: Request) -> Result<Requ
     context.store.check_free(&id)?;
     let mut options = from.options.clone();
     refuse_maps_without_rights(context, &options)?;
+    if let Some(other) = options.pid.as_deref().and_then(|asked| asked.strip_prefix("container:")) {
+        refuse_to_share(context, "processes", other)?;
+    }
     let network = network(context, from, &mut options)?;
     options.cgroups_path =
         from.cgroup_parent.as_deref().map(|parent| cgroup(context, parent, &id)).transpose()?;
@@ -116,13 +121,18 @@ fn network(context: &Context, from: &FromImage, options: &mut Options) -> Result
     Ok(None)
 }
 
+fn refuse_to_share(context: &Context, what: &str, other: &str) -> Result<()> {
+    if !context.rootless {
+        return Ok(());
+    }
+    Err(Error::new(Class::Unsupported, format!("share the {what} of another container"))
+        .on(other)
+        .because(format!("without root's rights each container has a user namespace, which owns its {what}")))
+}
+
 /// Has the container be in the network of another, with that one's name and /etc/hosts.
 fn share_network(context: &Context, from: &FromImage, other: &str, options: &mut Options) -> Result<()> {
-    if context.rootless {
-        return Err(Error::new(Class::Unsupported, "share the network of another container")
-            .on(other)
-            .because("without root's rights each container has a user namespace, which owns its network"));
-    }
+    refuse_to_share(context, "network", other)?;
     let own = [
         ("hostname", options.hostname.is_some()),
         ("dns", !options.dns.is_empty()),

@@ -10,20 +10,46 @@ use crate::rootfs::plan::{Source, Step};
 use crate::rootfs::{self, Building, CgroupView, Overlay, Plan};
 use crate::spec::{NamespaceKind, Spec, load};
 use crate::state::{Init, Status};
+use crate::sys::cred::{capget, capset};
 use crate::sys::mount::{self, Attributes, Change};
 use crate::sys::path::Root;
 use crate::sys::pidfd;
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{Gid, Pid, Uid, geteuid, setfsgid, setfsuid};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
+
+/// What is answered in place of work that came too late for a container's processes.
+const ENDED: &str = "ended";
+
+/// How long a container that is ending is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A container's root, open: every path that is resolved in it is as the container's processes see it.
 pub(super) struct Inside {
     /// The root.
     pub root: Root,
-    /// Who root is in the container, to this process.
-    pub owner: (u32, u32),
+    /// The ids of the container's user namespace, as this process has to map them.
+    pub maps: Maps,
+}
+
+impl Inside {
+    /// Makes files as the container's root does from here on, with this process's rights: on an idmapped
+    /// mount the host's root, who has no id there, can make none (EOVERFLOW).
+    pub fn act_as_its_root(&self) -> Result<()> {
+        let doing = "act as the container's root";
+        let (uid, gid) = self.maps.outside(0, 0);
+        if (uid, gid) != (0, 0) {
+            let (effective, permitted, inheritable) = capget().doing(doing)?;
+            setfsgid(Gid::from_raw(gid));
+            setfsuid(Uid::from_raw(uid));
+            // With the id of root go the capabilities over files.
+            capset(effective, permitted, inheritable).doing(doing)?;
+        }
+        Ok(())
+    }
 }
 
 /// Does work with the files of a container. One that does not run is locked meanwhile, and has its
@@ -32,31 +58,40 @@ pub(super) struct Inside {
 ///
 /// # Errors
 /// [`Class::NoContainer`]; the work's own.
-pub(super) fn within(context: &Context, id: &str, work: impl FnOnce(&Inside) -> Result<()>) -> Result<()> {
+pub(super) fn within(context: &Context, id: &str, work: impl Fn(&Inside) -> Result<()>) -> Result<()> {
     let container = Container::open(context, id)?;
     let text = context.store.read_file(id, super::create::CONFIG)?;
     let spec = load::parse::<Spec>(&text, Path::new("config.json"))?;
-    // Where this process has become the container's root, that is its own id.
-    let owner = if geteuid().is_root() { owner(&spec) } else { (0, 0) };
+    // Where this process has become the container's root, it has the container's ids.
+    let maps = if geteuid().is_root() { Maps::of(&spec.linux) } else { Maps::default() };
+    let is_hosts = geteuid().is_root() && maps == Maps::default();
+    let inside = |root| Inside { root, maps: maps.clone() };
     if let Some(init) = running(&container)? {
-        let look = || work(&Inside { root: root_of(&container, init)?, owner });
-        if geteuid().is_root() {
-            return look();
-        }
-        let as_its_root = || {
-            if spec.linux.has(NamespaceKind::User) {
-                join_user_namespace(init)?;
-            }
-            look().map(|()| String::new())
+        let look = || match root_of(&container, init)? {
+            Some(root) => work(&inside(root)).map(|()| String::new()),
+            None => Ok(ENDED.to_owned()),
         };
-        return owners::in_child(CloneFlags::empty(), None, as_its_root).map(drop);
+        let as_its_root = || {
+            let joins = !geteuid().is_root() && spec.linux.has(NamespaceKind::User);
+            if joins && !join_user_namespace(init)? {
+                return Ok(ENDED.to_owned());
+            }
+            look()
+        };
+        let done = match is_hosts {
+            true => look()?,
+            false => owners::in_child(CloneFlags::empty(), None, as_its_root)?,
+        };
+        if done != ENDED {
+            return Ok(());
+        }
+        wait_until_ended(id, init)?;
     }
     let (_lock, container) = Container::lock(context, id)?;
     if container.pid() != 0 {
         return Err(Error::new(Class::WrongState, "copy").on(id).because("it has just been started"));
     }
-    let with_mounts =
-        || work(&Inside { root: put_together(&container, &spec)?, owner }).map(|()| String::new());
+    let with_mounts = || work(&inside(put_together(&container, &spec)?)).map(|()| String::new());
     owners::in_mount_namespace(with_mounts).map(drop)
 }
 
@@ -67,34 +102,44 @@ fn running(container: &Container) -> Result<Option<Init>> {
     Ok(container.record.init.filter(|_| runs && container.record.boot == boot))
 }
 
-/// The root of a container's processes.
-fn root_of(container: &Container, init: Init) -> Result<Root> {
-    let doing = "open the container's root";
+/// The root of a container's processes; `None` when they are ending.
+fn root_of(container: &Container, init: Init) -> Result<Option<Root>> {
     let root = Root::at(Path::new(&format!("/proc/{}/root", init.pid)));
-    // Another process may have got the pid: then this was its root.
-    match init.is_alive()? {
-        true => root.doing_on(doing, || container.record.id.clone()),
-        false => Err(Error::new(Class::WrongState, doing)
-            .on(container.record.id.clone())
-            .because("it has just ended")),
+    // Another process may have got the pid: then this was its root. One that ends gives up its root before
+    // all else, and may then wait for the other processes of its namespace.
+    if !init.is_alive()? || matches!(root, Err(Errno::ENOENT | Errno::ESRCH)) {
+        return Ok(None);
     }
+    root.doing_on("open the container's root", || container.record.id.clone()).map(Some)
 }
 
-fn join_user_namespace(init: Init) -> Result<()> {
+/// Whether the container's user namespace could be joined: its init may have ended.
+fn join_user_namespace(init: Init) -> Result<bool> {
     let doing = "enter the container's user namespace";
-    let process = pidfd::open(Pid::from_raw(init.pid)).doing(doing)?;
-    match init.is_alive()? {
-        true => setns(process.as_fd(), CloneFlags::CLONE_NEWUSER).doing(doing),
-        false => Err(Error::new(Class::WrongState, doing).because("the container has just ended")),
+    let process = pidfd::open(Pid::from_raw(init.pid));
+    if !init.is_alive()? || matches!(process, Err(Errno::ESRCH)) {
+        return Ok(false);
+    }
+    match setns(process.doing(doing)?.as_fd(), CloneFlags::CLONE_NEWUSER) {
+        Err(Errno::ESRCH) => Ok(false),
+        joined => joined.doing(doing).map(|()| true),
     }
 }
 
-/// The ids that the container's root has on the host.
-fn owner(spec: &Spec) -> (u32, u32) {
-    let host = |maps: &[crate::spec::IdMapping]| {
-        maps.iter().find(|map| map.container_id == 0).map_or(0, |map| map.host_id)
-    };
-    (host(&spec.linux.uid_mappings), host(&spec.linux.gid_mappings))
+/// Waits for a container that is ending, until it is as any stopped one.
+fn wait_until_ended(id: &str, init: Init) -> Result<()> {
+    let doing = "wait for the container's end";
+    match pidfd::open(Pid::from_raw(init.pid)) {
+        Ok(process)
+            if init.is_alive()? && !pidfd::wait_ended(process.as_fd(), Some(PATIENCE)).doing(doing)? =>
+        {
+            Err(Error::new(Class::WrongState, doing)
+                .on(id)
+                .because(format!("after {} s some of its processes are not gone yet", PATIENCE.as_secs())))
+        }
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno).doing(doing),
+    }
 }
 
 /// Mounts what a container that has ended had: its root and its volumes, as its init did.

@@ -5,6 +5,7 @@ use super::create::START_SOCKET;
 use super::filter;
 use super::notify_socket::Relay;
 use crate::error::{Class, Error, Result};
+use crate::log;
 use crate::process::hooks;
 use crate::process::protocol::{Channel, Message, out_of_turn};
 use crate::spec::HookPoint;
@@ -85,7 +86,10 @@ pub(super) fn mark_started(
     };
     if container.record.phase != Phase::Started {
         container.record.phase = Phase::Started;
-        locked.write(&container.record)?;
+        // It runs, whether there is room to write it down or not, and its process tells as much.
+        if let Err(error) = locked.write(&container.record) {
+            log::warn(&error.to_string());
+        }
     }
     let poststart = &container.record.hooks.poststart;
     if poststart.is_empty() {

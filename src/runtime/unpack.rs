@@ -1,11 +1,11 @@
 //! `image unpack`: the files of an image in a directory of their own.
 
 use super::container::Context;
-use crate::error::{Class, Context as _, Error, Result};
+use crate::error::{Context as _, Result};
 use crate::image::archive::Found;
 use crate::image::store::Use;
 use crate::image::tree::{Owner, copy_into};
-use crate::image::{Store, owners};
+use crate::image::{Store, fill, owners};
 use crate::rootfs::Overlay;
 use crate::sys::path::stat;
 use rustix::fs::{Mode, OFlags};
@@ -26,20 +26,19 @@ fn copy_out(context: &Context, image: &str, directory: &Path) -> Result<()> {
     let shown = || directory.display().to_string();
     let store = Store::open(&context.images, Use::Shared)?;
     let image = store.find(image)?;
-    std::fs::create_dir_all(directory).doing_on(doing, shown)?;
-    if std::fs::read_dir(directory).doing_on(doing, shown)?.next().is_some() {
-        return Err(Error::new(Class::Config, doing).on(shown()).because("the directory is not empty"));
-    }
-    let lower = store.layer_ids(&image.config)?.iter().rev().map(|id| store.tree(*id)).collect::<Vec<_>>();
-    if lower.is_empty() {
-        return Ok(());
-    }
-    let layers = Overlay { lower, userxattr: !owners::is_root(), ..Overlay::default() };
-    let root = layers.view()?;
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let to = rustix::fs::open(directory, flags, Mode::empty()).doing_on(doing, shown)?;
-    let top = stat(root.as_fd()).doing(doing)?;
-    let from = root.as_fd().try_clone_to_owned().doing(doing)?;
-    copy_into(&Found::of(from).doing(doing)?, to.as_fd(), Owner::Kept)?;
-    rustix::fs::fchmod(&to, Mode::from_raw_mode(top.st_mode & 0o7777)).doing_on(doing, shown)
+    fill(directory, doing, || {
+        let ids = store.layer_ids(&image.config)?;
+        let lower: Vec<_> = ids.iter().rev().map(|id| store.tree(*id)).collect();
+        if lower.is_empty() {
+            return Ok(());
+        }
+        let layers = Overlay { lower, userxattr: !owners::is_root(), ..Overlay::default() };
+        let root = layers.view()?;
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let to = rustix::fs::open(directory, flags, Mode::empty()).doing_on(doing, shown)?;
+        let top = stat(root.as_fd()).doing(doing)?;
+        let from = root.as_fd().try_clone_to_owned().doing(doing)?;
+        copy_into(&Found::of(from).doing(doing)?, to.as_fd(), Owner::Kept)?;
+        rustix::fs::fchmod(&to, Mode::from_raw_mode(top.st_mode & 0o7777)).doing_on(doing, shown)
+    })
 }

@@ -261,7 +261,7 @@ impl Locked {
                 "are too large: the state record would be more than 1 MiB",
             ));
         }
-        self.write_file(RECORD_NEW, &text)?;
+        self.write_file(RECORD_NEW, &text).inspect_err(|_| drop(self.remove_file(RECORD_NEW)))?;
         rustix::fs::renameat(&self.directory, RECORD_NEW, &self.directory, RECORD)
             .doing_on("replace the state record", || self.path.display().to_string())
     }

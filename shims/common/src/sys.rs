@@ -361,7 +361,7 @@ pub fn map_ids(mount: &OwnedFd, users: &OwnedFd, is_read_only: bool) -> Result<(
     if result < 0 { Err(errno()) } else { Ok(()) }
 }
 
-/// kill(2) of a child that has not been waited for.
+/// kill(2). The pid of a child that has not been waited for is its own.
 ///
 /// # Errors
 /// errno.

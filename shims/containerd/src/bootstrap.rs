@@ -10,10 +10,11 @@ use rustix::fs::Mode;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{env, fs, io};
 
 /// The words that containerd starts a shim with.
@@ -108,8 +109,13 @@ fn socket_of(folder: &Path, words: &Words, group: &str) -> PathBuf {
     folder.join(format!("{:016x}{:016x}", part(0), part(1)))
 }
 
+/// Whether a shim listens. One that was killed still takes connections while the kernel closes its files;
+/// by then it has no memory, and no command line.
 fn is_alive(socket: &Path) -> bool {
-    UnixStream::connect(socket).is_ok()
+    let Ok(stream) = UnixStream::connect(socket) else { return false };
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(&stream) else { return true };
+    let line = fs::read(format!("/proc/{}/cmdline", peer.pid.as_raw_nonzero()));
+    line.map_or(true, |line| !line.is_empty())
 }
 
 /// Binds the socket, or finds that a shim is behind it already.
@@ -152,21 +158,29 @@ pub fn start(words: &Words) -> Result<(), String> {
     make_folder(&folder).map_err(|error| format!("make {}: {error}", folder.display()))?;
     let socket = socket_of(&folder, words, &group);
     let listener = listen(&socket).map_err(|error| format!("listen on {}: {error}", socket.display()))?;
-    let is_shim = match &listener {
-        Some(_) => sys::split().map_err(|errno| format!("fork: errno {errno}"))?,
-        None => false,
-    };
-    match listener {
-        Some(listener) if is_shim => {
-            stay(words, &asked, &bundle, &socket, listener);
-            Ok(())
-        }
-        _ => {
-            let address = format!("unix://{}", socket.display());
-            fs::write(bundle.join("address"), address).map_err(|error| format!("write address: {error}"))?;
-            print(&asked.answer(&socket))
-        }
+    if let Some(listener) = listener
+        && become_shim(&listener)?
+    {
+        stay(words, &asked, &bundle, &socket, listener);
+        return Ok(());
     }
+    let address = format!("unix://{}", socket.display());
+    fs::write(bundle.join("address"), address).map_err(|error| format!("write address: {error}"))?;
+    print(&asked.answer(&socket))
+}
+
+/// Forks: whether this is the shim. The socket names whoever has called listen(2) last as its owner, by
+/// which others tell whether the shim is alive; nobody hears of it before it is the shim.
+fn become_shim(listener: &UnixListener) -> Result<bool, String> {
+    let says = |what: &str, errno: i32| format!("{what}: {}", io::Error::from_raw_os_error(errno));
+    let (is_ready, ready) = sys::pipe().map_err(|errno| says("make a pipe", errno))?;
+    if sys::split().map_err(|errno| says("fork", errno))? {
+        rustix::net::listen(listener, 4096).map_err(|errno| says("listen", errno.raw_os_error()))?;
+        return Ok(true);
+    }
+    drop(ready);
+    sys::poll([is_ready.as_raw_fd()], -1);
+    Ok(false)
 }
 
 fn print(bytes: &[u8]) -> Result<(), String> {
@@ -219,22 +233,6 @@ pub fn delete(words: &Words) -> Result<(), String> {
     };
     let pid = fs::read_to_string(bundle.join("init.pid")).unwrap_or_default();
     let pid = pid.trim().parse::<u32>().unwrap_or(0);
-    if let Some(runtime) = Runtime::noted(&bundle) {
-        let log = bundle.join("delete.json");
-        let command = runtime.words(&log, &["delete", "--force", &words.id])?;
-        let null: OwnedFd = sys::null().map_err(|errno| format!("open /dev/null: errno {errno}"))?;
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&null);
-        let child =
-            sys::spawn(&command, [fd, fd, fd], false).map_err(|errno| format!("fork: errno {errno}"))?;
-        let status = rustix::process::Pid::from_raw(child).and_then(|child| {
-            rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty()).ok().flatten()
-        });
-        let code = status.and_then(|(_, status)| status.exit_status()).unwrap_or(-1);
-        if code != 0 {
-            return Err(format!("dhow delete --force {}: {}", words.id, crate::runtime::last_error(&log)));
-        }
-    }
-    mounts::unmount_all(&bundle.join("rootfs"));
     // One that was killed before it had noted its socket is known by its names.
     let socket = match fs::read_to_string(bundle.join("address")) {
         Ok(address) => PathBuf::from(address.trim_start_matches("unix://")),
@@ -243,12 +241,46 @@ pub fn delete(words: &Words) -> Result<(), String> {
             socket_of(&socket_folder(), words, &group)
         }
     };
+    if let Some(runtime) = Runtime::noted(&bundle) {
+        if !is_alive(&socket) {
+            end_work(words, &bundle);
+        }
+        runtime.delete(&words.id)?;
+    }
+    mounts::unmount_all(&bundle.join("rootfs"));
     if !is_alive(&socket) {
         let _ = fs::remove_file(&socket);
         sandbox::clean(&bundle, &socket);
     }
     // 128 + SIGKILL: what is still there now is killed.
     print(&Writer::new().number(1, pid).number(2, 137u32).time(3, sys::now()).finish())
+}
+
+/// Ends a shim that nobody can reach, and what it has made dhow begin. A killed process closes its files
+/// before its children hear of its death: until they do dhow goes on, and would make mount points in a
+/// rootfs that is not mounted any more.
+fn end_work(words: &Words, bundle: &Path) {
+    let bundle = bundle.as_os_str().as_encoded_bytes();
+    let pairs = [("-namespace", &words.namespace), ("-address", &words.address), ("-id", &words.id)];
+    let is_work = |line: &[u8]| {
+        let line: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        let has = |name: &str, value: &[u8]| line.windows(2).any(|two| two == [name.as_bytes(), value]);
+        let is_shim = || pairs.iter().all(|(name, value)| has(name, value.as_bytes()));
+        has("--bundle", bundle) || (is_shim() && line.contains(&&b"start"[..]))
+    };
+    for _ in 0..1000 {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let is_its = |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| is_work(&line));
+        let pids: Vec<i32> =
+            entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_its).collect();
+        if pids.is_empty() {
+            return;
+        }
+        for pid in pids {
+            let _ = sys::kill(pid, libc::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// `-info`: `containerd.types.RuntimeInfo`, with the features of dhow.

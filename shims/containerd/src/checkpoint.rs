@@ -62,7 +62,7 @@ pub fn checkpoint(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
         };
         shim.answer(caller, result);
     };
-    shim.run(&runtime, &bundle, &words, Stdio::None, Box::new(then));
+    shim.run(&runtime, &words, Stdio::None, Box::new(then));
     Ok(None)
 }
 

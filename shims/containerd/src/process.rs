@@ -106,6 +106,13 @@ impl Container {
         }
     }
 
+    /// Callers that have gone wait for no end any more.
+    pub fn forget_waiters(&mut self, has_gone: impl Fn(&Caller) -> bool) {
+        for process in self.execs.values_mut().chain([&mut self.init]) {
+            process.waiters.retain(|caller| !has_gone(caller));
+        }
+    }
+
     /// A process by its exec id; the init's is empty.
     pub fn process(&mut self, exec: &str) -> Option<&mut Process> {
         if exec.is_empty() { Some(&mut self.init) } else { self.execs.get_mut(exec) }

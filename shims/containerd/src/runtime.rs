@@ -1,9 +1,12 @@
 //! The dhow binary, as the shim calls it.
 
 use crate::options::Options;
+use dhow_shim_common::sys;
+use rustix::process::{Pid, WaitOptions, waitpid};
 use serde::Deserialize;
 use std::ffi::CString;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 /// Where `--root` is, unless the options say so.
@@ -77,6 +80,27 @@ impl Runtime {
         })
     }
 
+    /// `dhow delete --force`, by a process that has nothing else to do meanwhile.
+    ///
+    /// # Errors
+    /// What could not be taken back.
+    pub fn delete(&self, id: &str) -> Result<(), String> {
+        let log = self.bundle.join("delete.json");
+        let command = self.words(&log, &["delete", "--force", id])?;
+        let null = sys::null().map_err(|errno| format!("open /dev/null: errno {errno}"))?;
+        let child = sys::spawn(&command, [null.as_raw_fd(); 3], false)
+            .map_err(|errno| format!("fork: errno {errno}"))?;
+        let status =
+            Pid::from_raw(child).and_then(|child| waitpid(Some(child), WaitOptions::empty()).ok().flatten());
+        match status.and_then(|(_, status)| status.exit_status()) {
+            Some(0) => Ok(()),
+            _ => {
+                let said = last_error(&fs::read(&log).unwrap_or_default());
+                Err(format!("dhow delete --force {id}: {said}"))
+            }
+        }
+    }
+
     /// A command with the global options before it.
     ///
     /// # Errors
@@ -93,9 +117,9 @@ impl Runtime {
 }
 
 /// The error that a command logged last.
-pub fn last_error(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let mut lines = text.lines().rev().filter_map(|line| serde_json::from_str::<LogLine>(line).ok());
+pub fn last_error(log: &[u8]) -> String {
+    let lines = log.rsplit(|byte| *byte == b'\n');
+    let mut lines = lines.filter_map(|line| serde_json::from_slice::<LogLine>(line).ok());
     lines.find(|line| line.level == "error").map(|line| line.msg).unwrap_or_default()
 }
 

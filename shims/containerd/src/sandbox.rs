@@ -77,10 +77,6 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     shim.containers.insert(id.clone(), container);
     shim.sandbox =
         Some(Sandbox { id: id.clone(), bundle: bundle.clone(), started_at: 0, stopping: Vec::new() });
-    let pid_file = bundle.join("init.pid");
-    let (pid_text, bundle_text) = (pid_file.display().to_string(), bundle.display().to_string());
-    let words = task::create_words(&options, &bundle_text, &pid_text);
-    let making = Making { id, exec: String::new(), pid_file: pid_file.clone() };
     let then = move |shim: &mut Shim, making: &Making, result: Result<i32, String>| {
         // It holds the user namespace until the container does.
         drop(owner);
@@ -94,8 +90,7 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
         shim.answer(caller, answer);
         task::settle(shim, &making.id, "");
     };
-    task::make(shim, making, &words, Box::new(then));
-    Ok(None)
+    task::make_init(shim, &id, Box::new(then))
 }
 
 /// All that a pod's container needs; the user namespace of its network, if it has one.
@@ -121,32 +116,16 @@ fn prepare(bundle: &Path, rootfs: &Path, id: &str, message: &Message) -> Result<
 
 fn start(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let id = sandbox(shim, message)?.id.clone();
-    let container = task::container(shim, &id)?;
-    if container.init.stage != Stage::Created {
+    if task::container(shim, &id)?.init.stage != Stage::Created {
         return Err(task::refuse("the sandbox is started already"));
     }
-    container.init.stage = Stage::Starting;
-    let (runtime, bundle) = (container.runtime.clone(), container.bundle.clone());
-    let name = id.clone();
-    let then = move |shim: &mut Shim, outcome: Outcome| {
-        let Some(container) = shim.containers.get_mut(&id) else { return };
-        let pid = container.init.wire_pid();
-        container.init.stage = if outcome.code == 0 { Stage::Running } else { Stage::Created };
-        let answer = match outcome.code {
-            0 => {
-                let now = sys::now();
-                if let Some(sandbox) = &mut shim.sandbox {
-                    sandbox.started_at = now;
-                }
-                Ok(Writer::new().number(1, pid).time(2, now))
-            }
-            _ => Err(task::failed(format!("OCI runtime start failed: {}", outcome.message))),
-        };
-        shim.answer(caller, answer);
-        task::settle(shim, &id, "");
-    };
-    shim.run(&runtime, &bundle, &["start", &name], Stdio::None, Box::new(then));
-    Ok(None)
+    task::start_init(shim, caller, id, |shim, _, pid| {
+        let now = sys::now();
+        if let Some(sandbox) = &mut shim.sandbox {
+            sandbox.started_at = now;
+        }
+        Writer::new().number(1, pid).time(2, now)
+    })
 }
 
 /// `containerd.types.Platform`, in Go's words.
@@ -170,15 +149,12 @@ fn stop(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
         return Ok(Some(Writer::new()));
     }
     sandbox(shim, message)?.stopping.push(caller);
-    let all: Vec<(String, Runtime, PathBuf)> = shim
-        .containers
-        .iter()
-        .filter(|(_, container)| is_alive(container))
-        .map(|(id, container)| (id.clone(), container.runtime.clone(), container.bundle.clone()))
-        .collect();
-    for (id, runtime, bundle) in all {
+    let all = shim.containers.iter().filter(|(_, container)| is_alive(container));
+    let all: Vec<(String, Runtime)> =
+        all.map(|(id, container)| (id.clone(), container.runtime.clone())).collect();
+    for (id, runtime) in all {
         let words = ["kill", "--all", &id, "KILL"];
-        shim.run(&runtime, &bundle, &words, Stdio::None, Box::new(|_, _| {}));
+        shim.run(&runtime, &words, Stdio::None, Box::new(|_, _| {}));
     }
     Ok(None)
 }
@@ -244,8 +220,7 @@ fn take_down(shim: &mut Shim, caller: Caller) {
         return shim.end();
     };
     let Some(container) = shim.containers.get(&id) else { return };
-    let (runtime, bundle) = (container.runtime.clone(), container.bundle.clone());
-    let name = id.clone();
+    let (runtime, name) = (container.runtime.clone(), id.clone());
     let then = move |shim: &mut Shim, outcome: Outcome| {
         if outcome.code != 0 {
             return shim
@@ -257,7 +232,7 @@ fn take_down(shim: &mut Shim, caller: Caller) {
         task::drop_container(shim, &id);
         take_down(shim, caller);
     };
-    shim.run(&runtime, &bundle, &["delete", "--force", &name], Stdio::None, Box::new(then));
+    shim.run(&runtime, &["delete", "--force", &name], Stdio::None, Box::new(then));
 }
 
 /// A pod that could not be made: nothing of it stays.

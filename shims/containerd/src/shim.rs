@@ -2,7 +2,7 @@
 
 use crate::events::Publisher;
 use crate::options::Options;
-use crate::process::{Container, End};
+use crate::process::{Container, End, Stage};
 use crate::runtime::{Outcome, Runtime, last_error};
 use crate::sandbox::Sandbox;
 use crate::stdio::{Copy, Readers, Way};
@@ -77,9 +77,12 @@ struct Waiting {
 
 struct Command {
     then: Then,
-    log: PathBuf,
+    /// What it logs. In memory: a bundle that is full, read-only or gone keeps no error from being told.
+    log: File,
     stdout: Option<File>,
     program: String,
+    /// Commands that began later have a higher one.
+    number: u64,
 }
 
 /// All of it.
@@ -94,8 +97,9 @@ pub struct Shim {
     signals: OwnedFd,
     connections: BTreeMap<u64, Connection>,
     commands: HashMap<i32, Command>,
-    /// Ends of processes that nobody knows yet: a command that makes one is still at work.
-    unclaimed: Vec<(i32, End)>,
+    /// Ends of processes that nobody knows yet, should a command that is at work have made one; and the
+    /// last number at that time.
+    unclaimed: Vec<(i32, End, u64)>,
     waiting: BTreeMap<u64, Waiting>,
     last_number: u64,
     /// When to look for connections again, after there were too many.
@@ -208,12 +212,25 @@ impl Shim {
         if self.deaf_until.is_some_and(|due| due <= now) {
             self.deaf_until = None;
         }
+        if self.is_deserted() {
+            self.log("info", "the shim's socket is gone, and nobody is connected: the shim ends");
+            self.end();
+        }
         if !self.containers.is_empty() {
             self.empty_since = None;
         } else if now - *self.empty_since.get_or_insert(now) >= PATIENCE {
             self.log("info", "there has been no container for long: the shim ends");
             self.end();
         }
+    }
+
+    /// Whether nobody can ask for it any more, and nothing of what it has still runs: it was cleaned up
+    /// after as if it had been killed.
+    fn is_deserted(&self) -> bool {
+        self.connections.is_empty()
+            && !self.containers.is_empty()
+            && self.containers.values().all(|container| container.init.stage == Stage::Stopped)
+            && !self.home.socket.exists()
     }
 
     fn wait(&self, most: i32) -> Vec<Source> {
@@ -372,6 +389,9 @@ impl Shim {
         }
         if !stays {
             self.connections.remove(&number);
+            for container in self.containers.values_mut() {
+                container.forget_waiters(|caller| caller.connection == number);
+            }
         }
     }
 
@@ -401,30 +421,28 @@ impl Shim {
                 continue;
             }
             let end = End { code: sys::exit_code(*status).cast_unsigned(), at: sys::now() };
-            self.unclaimed.push((*pid, end));
+            self.unclaimed.push((*pid, end, self.last_number));
         }
-        for (pid, end) in std::mem::take(&mut self.unclaimed) {
-            if !task::ended(self, pid, end) && !self.commands.is_empty() {
-                self.unclaimed.push((pid, end));
+        for (pid, end, number) in std::mem::take(&mut self.unclaimed) {
+            // A command that began later has not made it, though the pid may be that of what it has made.
+            let may_be_claimed = |shim: &Shim| shim.commands.values().any(|command| command.number <= number);
+            if !task::ended(self, pid, end) && may_be_claimed(self) {
+                self.unclaimed.push((pid, end, number));
             }
         }
     }
 
     /// Takes the end of a process that has just become known, should it have ended already.
     pub fn claim(&mut self, pid: i32) -> Option<End> {
-        let at = self.unclaimed.iter().position(|(ended, _)| *ended == pid)?;
+        let at = self.unclaimed.iter().position(|(ended, ..)| *ended == pid)?;
         Some(self.unclaimed.swap_remove(at).1)
     }
 
     fn finish(&mut self, command: Command, code: i32) {
-        let mut stdout = Vec::new();
-        if let Some(mut file) = command.stdout {
-            let _ = file.rewind();
-            let _ = file.read_to_end(&mut stdout);
-        }
+        let stdout = command.stdout.map(content).unwrap_or_default();
         let mut message = String::new();
         if code != 0 {
-            message = last_error(&command.log);
+            message = last_error(&content(command.log));
             if message.is_empty() {
                 let end = if code == 127 {
                     "cannot be started".to_owned()
@@ -434,29 +452,17 @@ impl Shim {
                 message = format!("{} {end}", command.program);
             }
         }
-        let _ = fs::remove_file(&command.log);
         (command.then)(self, Outcome { code, message, stdout });
     }
 
     /// Runs a command of dhow's; `then` is called when it has ended, also when it cannot be started.
-    pub fn run(
-        &mut self,
-        runtime: &Runtime,
-        bundle: &std::path::Path,
-        words: &[&str],
-        stdio: Stdio,
-        then: Then,
-    ) {
-        let number = self.number();
-        // A container whose bundle is gone must still come to its end.
-        let log = match bundle.is_dir() {
-            true => bundle.join(format!("dhow-{number}.json")),
-            false => self.home.socket.with_extension(format!("{number}.json")),
-        };
-        let program = runtime.binary.clone();
+    pub fn run(&mut self, runtime: &Runtime, words: &[&str], stdio: Stdio, then: Then) {
+        let (number, program) = (self.number(), runtime.binary.clone());
         self.log("debug", &format!("dhow {}", words.join(" ")));
-        match launch(runtime, &log, words, stdio) {
-            Ok((pid, stdout)) => drop(self.commands.insert(pid, Command { then, log, stdout, program })),
+        match launch(runtime, words, stdio) {
+            Ok((pid, log, stdout)) => {
+                self.commands.insert(pid, Command { then, log, stdout, program, number });
+            }
             Err(message) => then(self, Outcome { code: 127, message, stdout: Vec::new() }),
         }
     }
@@ -479,24 +485,21 @@ impl Shim {
     }
 }
 
-fn launch(
-    runtime: &Runtime,
-    log: &std::path::Path,
-    words: &[&str],
-    stdio: Stdio,
-) -> Result<(i32, Option<File>), String> {
-    let words = runtime.words(log, words)?;
+/// Starts a command: its pid, what it logs, and what it prints where that is wanted.
+fn launch(runtime: &Runtime, words: &[&str], stdio: Stdio) -> Result<(i32, File, Option<File>), String> {
+    let log = memory_file()?;
+    let words = runtime.words(&path_of(&log), words)?;
     let start = |files| sys::spawn(&words, files, true).map_err(|errno| format!("start dhow: errno {errno}"));
     let null = sys::null().map_err(|errno| format!("open /dev/null: errno {errno}"))?;
     let none = null.as_raw_fd();
     match stdio {
-        Stdio::None => Ok((start([none, none, none])?, None)),
-        Stdio::Files(files) => Ok((start(files)?, None)),
+        Stdio::None => Ok((start([none, none, none])?, log, None)),
+        Stdio::Files(files) => Ok((start(files)?, log, None)),
         Stdio::Text(text) => {
             let (mut input, output) = (memory_file()?, memory_file()?);
             input.write_all(&text).and_then(|()| input.rewind()).map_err(|error| error.to_string())?;
             let pid = start([input.as_raw_fd(), output.as_raw_fd(), none])?;
-            Ok((pid, Some(output)))
+            Ok((pid, log, Some(output)))
         }
     }
 }
@@ -505,4 +508,17 @@ fn launch(
 fn memory_file() -> Result<File, String> {
     let file = rustix::fs::memfd_create("dhow-shim", MemfdFlags::CLOEXEC);
     file.map(File::from).map_err(|errno| format!("make a file in memory: {errno}"))
+}
+
+/// By which other processes can open it, while it is open here.
+fn path_of(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
+}
+
+/// All that is in it.
+fn content(mut file: File) -> Vec<u8> {
+    let mut content = Vec::new();
+    let _ = file.rewind();
+    let _ = file.read_to_end(&mut content);
+    content
 }

@@ -134,11 +134,6 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
         shim.publisher.publish("/tasks/create", "TaskCreate", event);
         return EMPTY;
     }
-    let pid_file = bundle.join("init.pid");
-    let pid_text = pid_file.display().to_string();
-    let bundle_text = bundle.display().to_string();
-    let words = create_words(&options, &bundle_text, &pid_text);
-    let made = Making { id: id.clone(), exec: String::new(), pid_file: pid_file.clone() };
     let then = move |shim: &mut Shim, made: &Making, result: Result<i32, String>| {
         let answer = match result {
             Ok(pid) => {
@@ -156,16 +151,19 @@ fn create(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
             settle(shim, &made.id, "");
         }
     };
-    make(shim, made, &words, Box::new(then));
-    Ok(None)
+    make_init(shim, &id, Box::new(then))
 }
 
-/// `dhow create`, but for the console's place and the id.
-pub fn create_words<'w>(options: &Options, bundle: &'w str, pid_file: &'w str) -> Vec<&'w str> {
-    let mut words = vec!["create", "--bundle", bundle, "--pid-file", pid_file];
+/// `dhow create`, for a container that is known already.
+pub fn make_init(shim: &mut Shim, id: &str, then: Made) -> Now {
+    let Container { bundle, options, .. } = container(shim, id)?;
+    let pid_file = bundle.join("init.pid");
+    let (bundle_text, pid_text) = (bundle.display().to_string(), pid_file.display().to_string());
+    let mut words = vec!["create", "--bundle", &bundle_text, "--pid-file", &pid_text];
     words.extend(options.no_pivot_root.then_some("--no-pivot"));
     words.extend(options.no_new_keyring.then_some("--no-new-keyring"));
-    words
+    make(shim, Making { id: id.to_owned(), exec: String::new(), pid_file }, &words, then);
+    Ok(None)
 }
 
 /// TaskCreate, without the pid.
@@ -246,16 +244,19 @@ fn launch(shim: &mut Shim, making: Making, mut words: Vec<String>, equipment: Eq
         if result.is_err() {
             drop_copies(shim, number, true);
         }
-        then(shim, &making, result);
+        match outcome.code == 0 && result.is_err() {
+            true => take_back(shim, making, result, then),
+            false => then(shim, &making, result),
+        }
     };
     let go_on = move |shim: &mut Shim, is_ready: bool| {
-        let container = shim.containers.get(&id).map(|one| (one.runtime.clone(), one.bundle.clone()));
-        let message = match (is_ready, container) {
-            (true, Some((runtime, bundle))) => {
+        let runtime = shim.containers.get(&id).map(|one| one.runtime.clone());
+        let message = match (is_ready, runtime) {
+            (true, Some(runtime)) => {
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
                 let numbers = [&files[0], &files[1], &files[2]].map(std::os::fd::AsRawFd::as_raw_fd);
                 // The process gets them; what stays open here would keep its readers from seeing the end.
-                return shim.run(&runtime, &bundle, &words, Stdio::Files(numbers), Box::new(whole));
+                return shim.run(&runtime, &words, Stdio::Files(numbers), Box::new(whole));
             }
             (false, _) => "the logger is not ready after 10 s",
             (_, None) => "the container is gone",
@@ -297,6 +298,20 @@ fn made(
     Ok(pid)
 }
 
+/// What dhow has made goes again: the shim could not do its own part, a terminal's above all.
+fn take_back(shim: &mut Shim, making: Making, result: Result<i32, String>, then: Made) {
+    let Some(container) = shim.containers.get_mut(&making.id) else { return then(shim, &making, result) };
+    if let Some(process) = container.execs.get(&making.exec) {
+        if process.pid > 0 {
+            let _ = sys::kill(process.pid, libc::SIGKILL);
+        }
+        return then(shim, &making, result);
+    }
+    let (runtime, id) = (container.runtime.clone(), making.id.clone());
+    let go_on = move |shim: &mut Shim, _| then(shim, &making, result);
+    shim.run(&runtime, &["delete", "--force", &id], Stdio::None, Box::new(go_on));
+}
+
 fn start(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
     let (id, exec) = (message.text(1).to_owned(), message.text(2).to_owned());
     let stage = process(shim, message)?.stage;
@@ -306,29 +321,38 @@ fn start(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
         (_, Stage::Stopped) => return Err(refuse("cannot start a process that has ended")),
         _ => return Err(refuse("the process is started already")),
     }
-    process(shim, message)?.stage = Stage::Starting;
-    let container = container(shim, &id)?;
-    if let Some(image) = container.checkpoint.clone() {
+    if let Some(image) = container(shim, &id)?.checkpoint.clone() {
+        process(shim, message)?.stage = Stage::Starting;
         return checkpoint::restore(shim, caller, &id, &image);
     }
-    let (runtime, bundle) = (container.runtime.clone(), container.bundle.clone());
-    let name = id.clone();
+    start_init(shim, caller, id, |shim, id, pid| {
+        shim.publisher.publish("/tasks/start", "TaskStart", Writer::new().bytes(1, id).number(2, pid));
+        Writer::new().number(1, pid)
+    })
+}
+
+/// `dhow start`, for a container that waits for it; `answer` is made of its id and pid once it runs.
+pub fn start_init(
+    shim: &mut Shim,
+    caller: Caller,
+    id: String,
+    answer: impl FnOnce(&mut Shim, &str, u32) -> Writer + 'static,
+) -> Now {
+    let container = container(shim, &id)?;
+    container.init.stage = Stage::Starting;
+    let (runtime, name) = (container.runtime.clone(), id.clone());
     let then = move |shim: &mut Shim, outcome: Outcome| {
         let Some(container) = shim.containers.get_mut(&id) else { return };
         let pid = container.init.wire_pid();
         container.init.stage = if outcome.code == 0 { Stage::Running } else { Stage::Created };
         let answer = match outcome.code {
-            0 => {
-                let event = Writer::new().bytes(1, &id).number(2, pid);
-                shim.publisher.publish("/tasks/start", "TaskStart", event);
-                Ok(Writer::new().number(1, pid))
-            }
+            0 => Ok(answer(shim, &id, pid)),
             _ => Err(failed(format!("OCI runtime start failed: {}", outcome.message))),
         };
         shim.answer(caller, answer);
         settle(shim, &id, "");
     };
-    shim.run(&runtime, &bundle, &["start", &name], Stdio::None, Box::new(then));
+    shim.run(&runtime, &["start", &name], Stdio::None, Box::new(then));
     Ok(None)
 }
 
@@ -342,7 +366,10 @@ fn start_exec(shim: &mut Shim, caller: Caller, id: &str, exec: &str) -> Now {
     let Some(process) = container.process(exec) else { return Err(failed("the process is gone")) };
     let spec = bundle.join(format!("exec-{}.json", process.number));
     let pid_file = bundle.join(format!("exec-{}.pid", process.number));
-    fs::write(&spec, &process.spec).map_err(|error| failed(format!("write {}: {error}", spec.display())))?;
+    fs::write(&spec, &process.spec).map_err(|error| {
+        let _ = fs::remove_file(&spec);
+        failed(format!("write {}: {error}", spec.display()))
+    })?;
     process.stage = Stage::Starting;
     let (spec_text, pid_text) = (spec.display().to_string(), pid_file.display().to_string());
     let words = vec!["exec", "--process", &spec_text, "--detach", "--pid-file", &pid_text];
@@ -409,7 +436,7 @@ pub fn ended(shim: &mut Shim, pid: i32, end: End) -> bool {
     }
     let Some(container) = shim.containers.get_mut(&id) else { return false };
     let kills_the_rest = exec.is_empty() && !container.has_own_pids;
-    let (runtime, bundle) = (container.runtime.clone(), container.bundle.clone());
+    let runtime = container.runtime.clone();
     let Some(process) = container.process(&exec) else { return false };
     if process.stage == Stage::Starting {
         return false;
@@ -436,7 +463,7 @@ pub fn ended(shim: &mut Shim, pid: i32, end: End) -> bool {
     }
     if kills_the_rest {
         let words = ["kill", "--all", &id, "KILL"];
-        shim.run(&runtime, &bundle, &words, Stdio::None, Box::new(|_, _| {}));
+        shim.run(&runtime, &words, Stdio::None, Box::new(|_, _| {}));
     }
     true
 }
@@ -506,9 +533,7 @@ fn delete(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
         }
         return Ok(Some(answer));
     }
-    let container = container(shim, &id)?;
-    let (runtime, bundle) = (container.runtime.clone(), container.bundle.clone());
-    let name = id.clone();
+    let (runtime, name) = (container(shim, &id)?.runtime.clone(), id.clone());
     let then = move |shim: &mut Shim, outcome: Outcome| {
         if outcome.code != 0 && !outcome.message.contains("does not exist") {
             return shim.answer(caller, Err(failed(format!("dhow delete failed: {}", outcome.message))));
@@ -524,7 +549,7 @@ fn delete(shim: &mut Shim, caller: Caller, message: &Message) -> Now {
         }
         shim.answer(caller, Ok(answer));
     };
-    shim.run(&runtime, &bundle, &["delete", &name], Stdio::None, Box::new(then));
+    shim.run(&runtime, &["delete", &name], Stdio::None, Box::new(then));
     Ok(None)
 }
 
@@ -612,8 +637,7 @@ fn command(
     stdio: Stdio,
     answer: impl FnOnce(&mut Shim, &Outcome) -> Writer + 'static,
 ) -> Now {
-    let container = container(shim, id)?;
-    let (runtime, bundle) = (container.runtime.clone(), container.bundle.clone());
+    let runtime = container(shim, id)?.runtime.clone();
     let what = format!("dhow {} failed", words[0]);
     let then = move |shim: &mut Shim, outcome: Outcome| {
         let result = match outcome.code {
@@ -622,7 +646,7 @@ fn command(
         };
         shim.answer(caller, result);
     };
-    shim.run(&runtime, &bundle, words, stdio, Box::new(then));
+    shim.run(&runtime, words, stdio, Box::new(then));
     Ok(None)
 }
 

@@ -10,6 +10,7 @@ mod pull;
 mod push;
 
 use clap::{Args, Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -75,8 +76,20 @@ struct Place {
     plain_http: bool,
 }
 
+/// The most memory that this program may have: blobs pass through it piece by piece, but a manifest or a
+/// token is read whole, and a hostile one has no end.
+const MOST_MEMORY: u64 = 256 << 20;
+
 fn main() -> ExitCode {
     let command = Command::parse();
+    // Who asked for the image may be killed: then nobody wants it.
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        return fail(&error.to_string());
+    }
+    let most = Rlimit { current: Some(MOST_MEMORY), maximum: Some(MOST_MEMORY) };
+    if let Err(error) = setrlimit(Resource::As, most) {
+        return fail(&error.to_string());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,

@@ -1,6 +1,6 @@
 //! Pull: a manifest, the one for the platform if it is an index, and all that it names.
 
-use crate::connect::{Connection, connect, words};
+use crate::connect::{Again, Connection, Failure, connect, patiently};
 use crate::{Place, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use oci_client::RegistryOperation;
@@ -9,11 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
-
-/// How often a blob is tried again after its connection broke.
-const ATTEMPTS: u32 = 5;
 
 /// Blobs that are fetched at once.
 const AT_ONCE: usize = 3;
@@ -89,8 +85,12 @@ async fn pull_from(
     blobs: &Path,
     have: Option<&Path>,
 ) -> Result<()> {
-    let connection = connect(place, RegistryOperation::Pull).await?;
-    let (digest, text, document) = manifest(&connection, platform).await?;
+    let (connection, (digest, text, document)) = patiently(async || {
+        let connection = connect(place, RegistryOperation::Pull).await?;
+        let found = manifest(&connection, platform).await?;
+        Ok((connection, found))
+    })
+    .await?;
     let wanted: Vec<&Descriptor> = document.config.iter().chain(&document.layers).collect();
     let progress = Progress::of(wanted.iter().map(|one| one.size).sum());
     futures_util::stream::iter(&wanted)
@@ -113,21 +113,23 @@ async fn pull_from(
 }
 
 /// The manifest for the platform, with its digest.
-async fn manifest(connection: &Connection, platform: &str) -> Result<(String, Vec<u8>, Document)> {
+async fn manifest(connection: &Connection, platform: &str) -> Result<(String, Vec<u8>, Document), Failure> {
     let mut image = connection.image.clone();
     for _ in 0..MOST_INDEXES {
         let fetched = connection.client.pull_manifest_raw(&image, &connection.auth, MANIFESTS).await;
-        let (text, digest) = fetched.map_err(|error| words(&error))?;
+        let (text, digest) = fetched?;
         let document: Document =
             serde_json::from_slice(&text).map_err(|error| format!("its manifest cannot be read: {error}"))?;
         match (&document.manifests, &document.config) {
             (None, Some(_)) => return Ok((digest, text.to_vec(), document)),
             (Some(all), None) => image = image.clone_with_digest(choose(all, platform)?),
-            (Some(_), Some(_)) => return Err("its manifest is a manifest and an index at once".into()),
-            (None, None) => return Err("its manifest is neither a manifest nor an index".into()),
+            (Some(_), Some(_)) => {
+                return Err("its manifest is a manifest and an index at once".to_owned().into());
+            }
+            (None, None) => return Err("its manifest is neither a manifest nor an index".to_owned().into()),
         }
     }
-    Err(format!("more than {MOST_INDEXES} indexes, one in another"))
+    Err(format!("more than {MOST_INDEXES} indexes, one in another").into())
 }
 
 /// The digest of the image for a platform, `OS/ARCHITECTURE[/VARIANT]`.
@@ -173,30 +175,17 @@ async fn blob(
     let failed = |error: std::io::Error| format!("{}: {error}", part.display());
     let mut file = tokio::fs::File::create(&part).await.map_err(failed)?;
     let mut length = 0;
-    let mut attempt = 0;
-    loop {
+    patiently(async || {
+        let before = length;
         let outcome = fetch(connection, wanted, &mut file, &mut length, progress).await;
-        match outcome {
-            Ok(()) if length == wanted.size => break,
-            Ok(()) => return Err(format!("{} has {length} bytes, and not {}", wanted.digest, wanted.size)),
-            Err(Failure { last: true, words }) => return Err(words),
-            Err(Failure { words, .. }) => {
-                attempt += 1;
-                if attempt == ATTEMPTS {
-                    return Err(words);
-                }
-                tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
-            }
-        }
-    }
+        outcome.map_err(|failure| match failure.again {
+            Again::Later if length > before => Failure { again: Again::AtOnce, ..failure },
+            _ => failure,
+        })
+    })
+    .await?;
     file.flush().await.map_err(failed)?;
     tokio::fs::rename(&part, &place).await.map_err(failed)
-}
-
-/// Why a blob is not there yet, and whether there is no use in trying again.
-struct Failure {
-    last: bool,
-    words: String,
 }
 
 async fn fetch(
@@ -206,35 +195,42 @@ async fn fetch(
     length: &mut u64,
     progress: &Progress,
 ) -> Result<(), Failure> {
-    let broken =
-        |error: std::io::Error| Failure { last: false, words: format!("{}: {error}", wanted.digest) };
-    let lost = |error| Failure { last: false, words: words(&error) };
     let (client, image, digest) = (&connection.client, &connection.image, wanted.digest.as_str());
+    let unwritten = |error: std::io::Error| Failure::from(format!("write {digest}: {error}"));
     let mut stream = if *length == 0 {
-        client.pull_blob_stream(image, digest).await.map_err(lost)?
+        client.pull_blob_stream(image, digest).await?
     } else {
-        match client.pull_blob_stream_partial(image, digest, *length, None).await.map_err(lost)? {
+        match client.pull_blob_stream_partial(image, digest, *length, None).await? {
             BlobResponse::Partial(stream) => stream,
             BlobResponse::Full(stream) => {
                 // It does not know ranges: from the beginning.
-                file.set_len(0).await.map_err(broken)?;
-                tokio::io::AsyncSeekExt::rewind(file).await.map_err(broken)?;
+                file.set_len(0).await.map_err(unwritten)?;
+                tokio::io::AsyncSeekExt::rewind(file).await.map_err(unwritten)?;
+                progress.less(*length);
                 *length = 0;
                 stream
             }
         }
     };
     while let Some(piece) = stream.stream.next().await {
-        let piece = piece.map_err(broken)?;
+        // With all its bytes there, it is not the connection: they are the wrong ones.
+        let again = if *length == wanted.size { Again::Never } else { Again::Later };
+        let piece = piece.map_err(|error| Failure { again, words: format!("{digest}: {error}") })?;
         *length += piece.len() as u64;
         if *length > wanted.size {
-            let words = format!("{} has more than {} bytes", wanted.digest, wanted.size);
-            return Err(Failure { last: true, words });
+            return Err(format!("{digest} has more than {} bytes", wanted.size).into());
         }
-        file.write_all(&piece).await.map_err(broken)?;
+        file.write_all(&piece).await.map_err(unwritten)?;
         progress.more(piece.len() as u64);
     }
-    Ok(())
+    // Not every proxy tells a connection that broke from one that ended.
+    match *length == wanted.size {
+        true => Ok(()),
+        false => {
+            let words = format!("{digest} has {length} bytes, and not {}", wanted.size);
+            Err(Failure { again: Again::Later, words })
+        }
+    }
 }
 
 /// How far the image is, for who started this program.
@@ -248,6 +244,11 @@ impl Progress {
         Progress { total, read: AtomicU64::new(0) }
     }
 
+    /// What has to be fetched anew.
+    pub fn less(&self, bytes: u64) {
+        self.read.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Says so at every hundredth.
     pub fn more(&self, bytes: u64) {
         let before = self.read.fetch_add(bytes, Ordering::Relaxed);
@@ -255,7 +256,11 @@ impl Progress {
         if before / step != after / step {
             use std::io::Write as _;
             let mut out = std::io::stdout().lock();
-            let _ = writeln!(out, "read {after} of {}", self.total).and_then(|()| out.flush());
+            let told = writeln!(out, "read {after} of {}", self.total).and_then(|()| out.flush());
+            if told.is_err() {
+                // Who asked for the image is gone.
+                std::process::exit(1);
+            }
         }
     }
 }

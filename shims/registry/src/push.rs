@@ -1,6 +1,6 @@
 //! Push: the blobs that the registry lacks, then the manifest.
 
-use crate::connect::{Connection, connect, words};
+use crate::connect::{Connection, connect, patiently, words};
 use crate::pull::Progress;
 use crate::{Place, Result};
 use futures_util::stream;
@@ -32,7 +32,7 @@ pub async fn push(place: &Place, blobs: &Path, manifest: &str) -> Result<()> {
     let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let parsed: Manifest =
         serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-    let connection = connect(place, RegistryOperation::Push).await?;
+    let connection = patiently(async || connect(place, RegistryOperation::Push).await).await?;
     let all: Vec<&Descriptor> = parsed.layers.iter().chain([&parsed.config]).collect();
     let progress = Progress::of(all.iter().map(|one| one.size).sum());
     for one in all {
