@@ -308,3 +308,35 @@ fn a_pid_file_that_cannot_be_written() {
     scene.dhow(words).run().fails(&["/no/such/dir/pid", "no such file or directory"]);
     scene.is_clean();
 }
+
+/// A rename would put a file into the place of the device, for everybody.
+#[test]
+fn a_pid_file_that_is_a_device_stays_one() {
+    use std::os::unix::fs::FileTypeExt;
+    let scene = Scene::new();
+    let null = scene.dir().join("null");
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+    let number = nix::sys::stat::makedev(1, 3);
+    nix::sys::stat::mknod(&null, nix::sys::stat::SFlag::S_IFCHR, mode, number).unwrap();
+    let c = scene.payload(&["exit", "0"]);
+    let run = |place: &std::path::Path| {
+        let words =
+            ["run", "--pid-file", place.to_str().unwrap(), "--bundle", c.bundle().to_str().unwrap(), c.id()];
+        scene.dhow(words).run()
+    };
+    run(&null).ok();
+    assert!(fs::symlink_metadata(&null).unwrap().file_type().is_char_device());
+    run(scene.dir()).fails(&["write the pid file", "is a directory"]);
+    scene.is_clean();
+}
+
+/// Every later command would refuse to read the record, `delete` too.
+#[test]
+fn annotations_beyond_what_a_record_holds_are_refused() {
+    let scene = Scene::new();
+    let c = scene.container(|c| {
+        c.payload(&["sleep", "100"]).set("/annotations", json!({ "long": "x".repeat(2 << 20) }));
+    });
+    c.create().fails(&["annotations", "too large"]);
+    scene.is_clean();
+}

@@ -157,6 +157,19 @@ fn the_working_directory() {
     c.run().ok().says("/tmp");
 }
 
+/// As in a Kubernetes namespace of some thousand services.
+#[test]
+fn a_large_environment_is_taken_in_time() {
+    let scene = Scene::new();
+    let env: Vec<String> = (0..40_000).map(|n| format!("SERVICE_{n}=x")).collect();
+    let c = scene.container(|c| {
+        c.payload(&["exit", "0"]).set("/process/env", json!(env));
+    });
+    let begun = std::time::Instant::now();
+    c.run().ok();
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn a_working_directory_that_is_missing_is_made() {
     let scene = Scene::new();

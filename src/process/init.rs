@@ -16,6 +16,7 @@ use crate::spec::{Hook, HookPoint, NamespaceKind, Process, Spec, State, annotati
 use crate::sys::procfs::Proc;
 use crate::sys::{cred, fd, net, prctl, selfexe, signal, socket, timing};
 use nix::sched::CloneFlags;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -473,14 +474,13 @@ impl Payload {
 
 /// The environment: the last of equal names counts, and HOME is the user's when it is not there.
 fn environment(process: &Process) -> Vec<String> {
-    let mut environment: Vec<String> = Vec::with_capacity(process.env.len() + 1);
-    for entry in process.env.iter().rev() {
+    // Thousands of them are usual where Kubernetes tells each container of every service.
+    let mut known = BTreeSet::new();
+    let last_of_its_name = process.env.iter().rev().filter(|entry| {
         let name = entry.split('=').next().unwrap_or_default();
-        let known = environment.iter().any(|other| other.split('=').next() == Some(name));
-        if !known {
-            environment.push(entry.clone());
-        }
-    }
+        known.insert(name)
+    });
+    let mut environment: Vec<String> = last_of_its_name.cloned().collect();
     environment.reverse();
     if lookup::variable(&environment, "HOME").is_none_or(str::is_empty) {
         environment.retain(|entry| !entry.starts_with("HOME="));

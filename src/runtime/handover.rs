@@ -3,7 +3,10 @@
 use crate::error::{Context as _, Error, Result};
 use crate::sys::clone::Child;
 use crate::sys::socket;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 /// Connects to an engine's console socket, before anything is made.
@@ -39,7 +42,8 @@ pub(super) fn send_console(socket: &OwnedFd, master: &OwnedFd) -> Result<()> {
         .doing("send the terminal to the console socket")
 }
 
-/// Writes a pid where an engine looks for it, whole or not at all.
+/// Writes a pid where an engine looks for it, whole or not at all. What is no file, such as /dev/null, stays and
+/// is written to.
 pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let failed = |error: std::io::Error| {
         Error::system("write the pid file", crate::sys::io_errno(&error)).on(path.display().to_string())
@@ -48,11 +52,21 @@ pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     if write_nameless(path, pid).is_ok() {
         return Ok(());
     }
+    if is_special(path) {
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        let mut opened = OpenOptions::new().write(true).custom_flags(flags).open(path).map_err(failed)?;
+        return opened.write_all(pid.to_string().as_bytes()).map_err(failed);
+    }
     let new = path.with_file_name(format!(".{}", name.to_string_lossy()));
     std::fs::write(&new, pid.to_string()).and_then(|()| std::fs::rename(&new, path)).map_err(|error| {
         let _ = std::fs::remove_file(&new);
         failed(error)
     })
+}
+
+/// Whether there is something at a path that a rename must not take the place of.
+fn is_special(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|there| !there.is_file() && !there.is_symlink())
 }
 
 /// Writes the pid into a file that gets its name when it is whole: a runtime that is killed in

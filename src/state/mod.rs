@@ -254,6 +254,13 @@ impl Locked {
     /// ENOSPC and their like.
     pub fn write(&self, record: &Record) -> Result<()> {
         let text = record.to_json()?;
+        if text.len() > MOST_BYTES {
+            // No later command would read it, and the container could not be deleted.
+            return Err(Error::config(
+                "annotations",
+                "are too large: the state record would be more than 1 MiB",
+            ));
+        }
         self.write_file(RECORD_NEW, &text).inspect_err(|_| drop(self.remove_file(RECORD_NEW)))?;
         rustix::fs::renameat(&self.directory, RECORD_NEW, &self.directory, RECORD)
             .doing_on("replace the state record", || self.path.display().to_string())
