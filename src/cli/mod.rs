@@ -406,6 +406,17 @@ mod tests {
     }
 
     #[test]
+    fn an_id_may_follow_two_dashes() {
+        for line in ["create --bundle /b -- id", "run -- id", "state -- id"] {
+            let parsed = fast(line).unwrap_or_else(|| panic!("{line}"));
+            assert_eq!((parsed.args.id(), parsed.args.last.len()), ("id", 0), "{line}");
+        }
+        let of_image = fast("run --image x -- sh").unwrap();
+        assert_eq!((of_image.args.positionals.len(), &of_image.args.last[..]), (0, &["sh".to_owned()][..]));
+        assert!(fast("run -- id sh").is_none());
+    }
+
+    #[test]
     fn help_and_version_are_no_errors() {
         for line in ["--help", "create --help", "exec -h", "help", "help run", "--version", "-v"] {
             assert!(matches!(understand(&words(line)), Call::Text(_)), "{line}");

@@ -53,9 +53,14 @@ pub fn parse(argv: &[String], globals: &'static [Flag], commands: &'static [Comm
         }
     }
     let in_order = || command.positionals.iter().filter(|positional| !positional.last);
+    let given: Vec<&str> = args.given.iter().map(|(name, _)| *name).collect();
+    let must_be =
+        |p: &&Positional| p.required && !p.required_unless.is_some_and(|flag| given.contains(&flag));
+    if args.positionals.is_empty() && in_order().next().as_ref().is_some_and(must_be) {
+        // `create -- ID`: what follows is a command only where there is an image to run it in.
+        args.positionals = std::mem::take(&mut args.last);
+    }
     let most = if in_order().any(|p| p.rest || p.many) { usize::MAX } else { in_order().count() };
-    let is_given = |name: &str| args.given.iter().any(|(given, _)| *given == name);
-    let must_be = |p: &&Positional| p.required && !p.required_unless.is_some_and(is_given);
     let least = in_order().filter(must_be).count();
     (least..=most).contains(&args.positionals.len()).then_some(Parsed {
         globals: parsed_globals,
