@@ -68,8 +68,26 @@ impl Overlay {
     /// # Errors
     /// As for [`Overlay::mount`]; EINVAL for a filesystem that has no idmapped mounts.
     pub fn mount_mapped(&self, user_namespace: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<OwnedFd> {
+        self.mount_with(Mapping { user_namespace, in_place: false }, uid, gid)
+    }
+
+    /// The same for kernels before 6.15, whose overlayfs takes only layers that are mounted somewhere: each is
+    /// mounted over itself. To be called where nobody else sees that, in a mount namespace that is left then.
+    ///
+    /// # Errors
+    /// As for [`Overlay::mount_mapped`].
+    pub fn mount_mapped_in_place(
+        &self,
+        user_namespace: BorrowedFd<'_>,
+        uid: u32,
+        gid: u32,
+    ) -> Result<OwnedFd> {
+        self.mount_with(Mapping { user_namespace, in_place: true }, uid, gid)
+    }
+
+    fn mount_with(&self, mapping: Mapping<'_>, uid: u32, gid: u32) -> Result<OwnedFd> {
         let writable = [("upperdir", &self.upper), ("workdir", &self.work)];
-        cred::as_owner(uid, gid, || self.assemble_with(&writable, Some(user_namespace)))
+        cred::as_owner(uid, gid, || self.assemble_with(&writable, Some(mapping)))
             .doing("mount the overlay of the image's layers")?
     }
 
@@ -119,11 +137,7 @@ impl Overlay {
         self.assemble_with(writable, None)
     }
 
-    fn assemble_with(
-        &self,
-        writable: &[(&str, &PathBuf)],
-        user_namespace: Option<BorrowedFd<'_>>,
-    ) -> Result<OwnedFd> {
+    fn assemble_with(&self, writable: &[(&str, &PathBuf)], mapping: Option<Mapping<'_>>) -> Result<OwnedFd> {
         let options = |filesystem: &Filesystem| {
             if self.userxattr {
                 filesystem.set_flag("userxattr")?;
@@ -137,7 +151,7 @@ impl Overlay {
             }
             Ok(())
         };
-        self.attempt(writable, &options, user_namespace).map_err(|failure| {
+        self.attempt(writable, &options, mapping).map_err(|failure| {
             let error = Error::system("mount the overlay of the image's layers", failure.errno)
                 .on(failure.what.display().to_string());
             let error = if failure.is_opening { error.class(Class::Config) } else { error };
@@ -157,27 +171,30 @@ impl Overlay {
         &self,
         writable: &[(&str, &PathBuf)],
         options: Options<'_>,
-        user_namespace: Option<BorrowedFd<'_>>,
+        mapping: Option<Mapping<'_>>,
     ) -> Result<OwnedFd, Failure> {
         let failed =
             |path: &Path, errno| Failure { errno, what: path.to_owned(), complaint: None, is_opening: true };
         // overlayfs wants both of its writable directories in one mount.
-        let own = match user_namespace.zip(self.upper.parent().filter(|_| !writable.is_empty())) {
-            Some((namespace, parent)) => {
-                Some((parent, mapped(parent, namespace).map_err(|errno| failed(parent, errno))?))
+        let own = match mapping.zip(self.upper.parent().filter(|_| !writable.is_empty())) {
+            Some((mapping, parent)) => {
+                Some((parent, mapping.of(parent).map_err(|errno| failed(parent, errno))?))
             }
             None => None,
         };
         let open = |path: &PathBuf| {
-            let opened = match (&own, user_namespace) {
+            let opened = match (&own, mapping) {
                 (Some((parent, root)), _) if path.starts_with(parent) && !self.lower.contains(path) => {
                     root.resolve(path.strip_prefix(parent).unwrap_or(path)).map(Root::from)
                 }
-                (_, Some(namespace)) => mapped(path, namespace),
+                (_, Some(mapping)) => mapping.of(path),
                 (_, None) => open_layer(path),
             };
             opened.map_err(|errno| failed(path, errno))
         };
+        if mapping.is_some_and(|mapping| mapping.in_place) {
+            return self.attempt_by_number(writable, options, &open);
+        }
         let filesystem = self.begin(options)?;
         // A detached mount goes with its last fd, and the overlay takes its copy at the end.
         let mut kept = Vec::new();
@@ -186,7 +203,7 @@ impl Overlay {
             // What the kernel takes by name costs one call in place of three. Why it refuses one is found
             // out by the other way.
             if key == "lowerdir+"
-                && user_namespace.is_none()
+                && mapping.is_none()
                 && by_name(path).is_some_and(|name| filesystem.set(key, name).is_ok())
             {
                 continue;
@@ -292,12 +309,27 @@ pub fn open_layer(path: &Path) -> nix::Result<Root> {
     }
 }
 
-/// A layer as a detached mount that shows its owners as a user namespace has them.
-fn mapped(path: &Path, user_namespace: BorrowedFd<'_>) -> nix::Result<Root> {
-    let tree = match is_erofs(path) {
-        true => super::erofs::mount(path)?,
-        false => mount::open_tree(CWD, path, false, true)?,
-    };
-    mount::idmap(tree.as_fd(), user_namespace, false)?;
-    Ok(Root::from(tree))
+/// How layers show the owners of their files.
+#[derive(Clone, Copy)]
+struct Mapping<'n> {
+    /// By the maps of this one.
+    user_namespace: BorrowedFd<'n>,
+    /// Whether what shows them so is mounted over the layer, or nowhere.
+    in_place: bool,
+}
+
+impl Mapping<'_> {
+    /// A directory or layer, as a mount that shows them so.
+    fn of(self, path: &Path) -> nix::Result<Root> {
+        let tree = match is_erofs(path) {
+            true => super::erofs::mount(path)?,
+            false => mount::open_tree(CWD, path, false, true)?,
+        };
+        mount::idmap(tree.as_fd(), self.user_namespace, false)?;
+        if self.in_place {
+            let place = if is_erofs(path) { path.parent().unwrap_or(path) } else { path };
+            mount::attach(tree.as_fd(), Root::at(place)?.as_fd())?;
+        }
+        Ok(Root::from(tree))
+    }
 }

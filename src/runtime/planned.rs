@@ -8,13 +8,19 @@ use crate::error::{Class, Context as _, Error, Result};
 use crate::namespaces::{self, Maps};
 use crate::process::credentials::Sets;
 use crate::process::hooks;
+use crate::process::protocol::{Message, out_of_turn};
+use crate::process::spawn;
 use crate::rootfs::{CgroupView, Hierarchy, Overlay, Plan as RootfsPlan};
 use crate::seccomp::Program;
 use crate::spec::load::Loaded;
 use crate::spec::{self, IdMapping, Mount, NamespaceKind, Process, Resources, Spec, State, annotations};
 use crate::state::Undo;
+use crate::sys::clone::exit_now;
+use crate::sys::mount::{Propagation, set_propagation};
 use crate::sys::{path, selfexe};
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -126,7 +132,12 @@ impl Planned {
             (Some(uid), Some(gid)) if self.namespaces.creates_user() => {
                 let namespace = std::fs::File::open(format!("/proc/{init}/ns/user"))
                     .doing("open the container's user namespace")?;
-                overlay.mount_mapped(namespace.as_fd(), uid, gid)
+                match overlay.mount_mapped(namespace.as_fd(), uid, gid) {
+                    Err(error) if error.errno == Some(libc::EINVAL) => {
+                        mounted_by_child(|| overlay.mount_mapped_in_place(namespace.as_fd(), uid, gid))
+                    }
+                    mounted => mounted,
+                }
             }
             _ => overlay.mount(),
         }
@@ -190,6 +201,21 @@ impl Planned {
             bundle: self.bundle(),
             annotations: &spec.annotations,
         }
+    }
+}
+
+/// Mounts in a child that is alone in its mount namespace; what it has mounted comes from there.
+fn mounted_by_child(mount: impl FnOnce() -> Result<OwnedFd>) -> Result<OwnedFd> {
+    let mounter = spawn((CloneFlags::CLONE_NEWNS, 0), None, |channel| {
+        set_propagation(Path::new("/"), Propagation::Private, true).doing("leave the host's mounts alone")?;
+        channel.send(&Message::Root(mount()?))?;
+        exit_now(0)
+    })?;
+    let message = mounter.channel.expect();
+    let _ = waitpid(mounter.child.pid, None);
+    match message? {
+        Message::Root(root) => Ok(root),
+        other => Err(out_of_turn(&other)),
     }
 }
 
