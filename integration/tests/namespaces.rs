@@ -213,6 +213,20 @@ fn a_user_namespace_without_maps_is_refused() {
 }
 
 #[test]
+fn a_map_that_overlaps_or_is_too_long_is_told_from_one_of_foreign_ids() {
+    let scene = Scene::new();
+    let entry = |n: u32| json!({"containerID": n, "hostID": 100_000 + n, "size": 1});
+    let overlapping = vec![entry(0), entry(0)];
+    for map in [overlapping, (0..400).map(entry).collect()] {
+        let c = scene.container(|c| {
+            c.user_namespace(100_000, 65536).set("/linux/uidMappings", map);
+        });
+        c.create().fails(&["linux.uidMappings", "340 entries", "overlap"]);
+        scene.is_clean();
+    }
+}
+
+#[test]
 fn a_time_namespace_has_its_own_clocks() {
     skip_unless!(machine::has_namespace("time"), "the kernel has no time namespaces");
     let scene = Scene::new();

@@ -92,10 +92,14 @@ fn write_map(pid: Pid, file: &str, map: &[IdMapping]) -> Result<()> {
 
 fn failed(file: &str, errno: Errno) -> Error {
     let field = if file == "uid_map" { "linux.uidMappings" } else { "linux.gidMappings" };
-    Error::system("write the id map of the user namespace", errno)
-        .on(field)
-        .class(Class::Config)
-        .hint("a map may only name ids that the caller has: see /proc/self/uid_map and gid_map")
+    // user_namespaces(7), "Defining user and group ID mappings"
+    let hint = match errno {
+        Errno::EINVAL => {
+            "a map has at most 340 entries in 4095 bytes, none of them empty, and none may overlap"
+        }
+        _ => "a map may only name ids that the caller has: see /proc/self/uid_map and gid_map",
+    };
+    Error::system("write the id map of the user namespace", errno).on(field).class(Class::Config).hint(hint)
 }
 
 fn write_proc(pid: Pid, file: &str, text: &str) -> nix::Result<()> {
