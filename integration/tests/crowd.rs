@@ -130,6 +130,7 @@ fn sixteen_commands_at_a_time_on_shared_containers() {
     let over = AtomicBool::new(false);
     // Who needs a container for a whole sequence holds it for itself.
     let held: Vec<RwLock<()>> = all.iter().map(|_| RwLock::new(())).collect();
+    let is_owned: Vec<AtomicBool> = all.iter().map(|_| AtomicBool::new(false)).collect();
     let exact = AtomicUsize::new(0);
     let begun = Instant::now();
     std::thread::scope(|scope| {
@@ -140,8 +141,9 @@ fn sixteen_commands_at_a_time_on_shared_containers() {
                 reap_orphans(scene.tag());
                 std::thread::sleep(Duration::from_millis(20));
                 if begun.elapsed() > time {
-                    // An exec into a container that somebody then paused waits until it is thawed.
-                    let shared = all.iter().zip(&held).filter(|(_, held)| held.try_read().is_ok());
+                    // An exec into a container that somebody then paused waits until it is thawed, and who
+                    // wants the container for itself waits for the exec.
+                    let shared = all.iter().zip(&is_owned).filter(|(_, own)| !own.load(Ordering::SeqCst));
                     shared.for_each(|(c, _)| drop(c.command(&["resume"]).run()));
                 }
             }
@@ -149,7 +151,7 @@ fn sixteen_commands_at_a_time_on_shared_containers() {
         let workers: Vec<_> = (0..AT_ONCE)
             .map(|worker| {
                 let (all, scene, done, failed) = (&all, &scene, &done, &failed);
-                let (held, exact) = (&held, &exact);
+                let (held, is_owned, exact) = (&held, &is_owned, &exact);
                 scope.spawn(move || {
                     let mut dice = Dice((seed + worker * 7919 + 1) as u64 * 0x9e37_79b9);
                     while begun.elapsed() < time {
@@ -157,7 +159,12 @@ fn sixteen_commands_at_a_time_on_shared_containers() {
                         let c = &all[number];
                         if dice.throw(25) == 0 {
                             let _own = held[number].write().unwrap_or_else(PoisonError::into_inner);
-                            exact.fetch_add(exact_sequence(scene, c, &mut dice), Ordering::Relaxed);
+                            is_owned[number].store(true, Ordering::SeqCst);
+                            // When the time is over, all that nobody owned then are thawed by another.
+                            if begun.elapsed() < time {
+                                exact.fetch_add(exact_sequence(scene, c, &mut dice), Ordering::Relaxed);
+                            }
+                            is_owned[number].store(false, Ordering::SeqCst);
                             continue;
                         }
                         let _shared = held[number].read().unwrap_or_else(PoisonError::into_inner);
