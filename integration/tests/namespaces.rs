@@ -213,17 +213,14 @@ fn a_user_namespace_without_maps_is_refused() {
 }
 
 #[test]
-fn a_map_that_overlaps_or_is_too_long_is_told_from_one_of_foreign_ids() {
+fn a_map_that_is_too_long_is_told_from_one_of_foreign_ids() {
     let scene = Scene::new();
-    let entry = |n: u32| json!({"containerID": n, "hostID": 100_000 + n, "size": 1});
-    let overlapping = vec![entry(0), entry(0)];
-    for map in [overlapping, (0..400).map(entry).collect()] {
-        let c = scene.container(|c| {
-            c.user_namespace(100_000, 65536).set("/linux/uidMappings", map);
-        });
-        c.create().fails(&["linux.uidMappings", "340 entries", "overlap"]);
-        scene.is_clean();
-    }
+    let map: Vec<_> = (0..400).map(|n| json!({"containerID": n, "hostID": 100_000 + n, "size": 1})).collect();
+    let c = scene.container(|c| {
+        c.user_namespace(100_000, 65536).set("/linux/uidMappings", map);
+    });
+    c.create().fails(&["linux.uidMappings", "340 entries"]);
+    scene.is_clean();
 }
 
 #[test]

@@ -94,9 +94,7 @@ fn failed(file: &str, errno: Errno) -> Error {
     let field = if file == "uid_map" { "linux.uidMappings" } else { "linux.gidMappings" };
     // user_namespaces(7), "Defining user and group ID mappings"
     let hint = match errno {
-        Errno::EINVAL => {
-            "a map has at most 340 entries in 4095 bytes, none of them empty, and none may overlap"
-        }
+        Errno::EINVAL => "a map has at most 340 entries, in less than 4096 bytes",
         _ => "a map may only name ids that the caller has: see /proc/self/uid_map and gid_map",
     };
     Error::system("write the id map of the user namespace", errno).on(field).class(Class::Config).hint(hint)
