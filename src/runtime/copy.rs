@@ -104,15 +104,8 @@ fn into(container: &Inside, from: &Path, host: &Path, to: &Path, options: CopyOp
         true => Owner::Mapped(&ids),
         false => Owner::Set(root, group),
     };
-    container.act_as_its_root()?;
     if from == Path::new("-") {
-        let directory = container.root.open(to, OFlags::RDONLY | OFlags::DIRECTORY);
-        let directory = directory.doing_on("find in the container", || to.display().to_string())?;
-        // Standard input stays open: it is somebody else's.
-        let input = rustix::stdio::stdin().try_clone_to_owned().doing("read standard input")?;
-        let reader = Reader::new(Input(BufReader::new(std::fs::File::from(input))));
-        return tree::extract(reader, directory.as_fd(), owner)
-            .map_err(|error| Error { doing: "unpack standard input".into(), ..error });
+        return container.as_its_root(|| unpack(container, to, owner));
     }
     let follow = options.follow || ends_in_slash(from) || means_content(from);
     let flags = if follow { OFlags::PATH } else { OFlags::PATH | OFlags::NOFOLLOW };
@@ -120,7 +113,19 @@ fn into(container: &Inside, from: &Path, host: &Path, to: &Path, options: CopyOp
         .doing_on("find", || from.display().to_string())?;
     let found = Found::of(fd).doing("copy")?;
     let name = last_name(host).unwrap_or_else(|| OsStr::new("root")).to_owned();
-    put(&container.root, &found, &name, to, owner, means_content(from), ends_in_slash(to))
+    let content = means_content(from);
+    container.as_its_root(|| put(&container.root, &found, &name, to, owner, content, ends_in_slash(to)))
+}
+
+/// What standard input brings, into a directory of the container.
+fn unpack(container: &Inside, to: &Path, owner: Owner<'_>) -> Result<()> {
+    let directory = container.root.open(to, OFlags::RDONLY | OFlags::DIRECTORY);
+    let directory = directory.doing_on("find in the container", || to.display().to_string())?;
+    // Standard input stays open: it is somebody else's.
+    let input = rustix::stdio::stdin().try_clone_to_owned().doing("read standard input")?;
+    let reader = Reader::new(Input(BufReader::new(std::fs::File::from(input))));
+    tree::extract(reader, directory.as_fd(), owner)
+        .map_err(|error| Error { doing: "unpack standard input".into(), ..error })
 }
 
 /// An input that knows no faster way forward than reading.

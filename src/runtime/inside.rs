@@ -10,13 +10,13 @@ use crate::rootfs::plan::{Source, Step};
 use crate::rootfs::{self, Building, CgroupView, Overlay, Plan};
 use crate::spec::{NamespaceKind, Spec, load};
 use crate::state::{Init, Status};
-use crate::sys::cred::{capget, capset};
+use crate::sys::cred::as_owner;
 use crate::sys::mount::{self, Attributes, Change};
 use crate::sys::path::Root;
 use crate::sys::pidfd;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-use nix::unistd::{Gid, Pid, Uid, geteuid, setfsgid, setfsuid};
+use nix::unistd::{Pid, geteuid};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
@@ -36,19 +36,13 @@ pub(super) struct Inside {
 }
 
 impl Inside {
-    /// Makes files as the container's root does from here on, with this process's rights: on an idmapped
-    /// mount the host's root, who has no id there, can make none (EOVERFLOW).
-    pub fn act_as_its_root(&self) -> Result<()> {
-        let doing = "act as the container's root";
-        let (uid, gid) = self.maps.outside(0, 0);
-        if (uid, gid) != (0, 0) {
-            let (effective, permitted, inheritable) = capget().doing(doing)?;
-            setfsgid(Gid::from_raw(gid));
-            setfsuid(Uid::from_raw(uid));
-            // With the id of root go the capabilities over files.
-            capset(effective, permitted, inheritable).doing(doing)?;
+    /// Makes files as the container's root does, with this process's rights: on an idmapped mount the host's
+    /// root, who has no id there, can make none (EOVERFLOW).
+    pub fn as_its_root<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        match self.maps.outside(0, 0) {
+            (0, 0) => work(),
+            (uid, gid) => as_owner(uid, gid, work).doing("act as the container's root")?,
         }
-        Ok(())
     }
 }
 
