@@ -53,9 +53,8 @@ pub fn parse(argv: &[String], globals: &'static [Flag], commands: &'static [Comm
         }
     }
     let in_order = || command.positionals.iter().filter(|positional| !positional.last);
-    let given: Vec<&str> = args.given.iter().map(|(name, _)| *name).collect();
-    let must_be =
-        |p: &&Positional| p.required && !p.required_unless.is_some_and(|flag| given.contains(&flag));
+    let is_given = |name: &str| args.given.iter().any(|(given, _)| *given == name);
+    let must_be = |p: &&Positional| p.required && !p.required_unless.is_some_and(is_given);
     if args.positionals.is_empty() && in_order().next().as_ref().is_some_and(must_be) {
         // `create -- ID`: what follows is a command only where there is an image to run it in.
         args.positionals = std::mem::take(&mut args.last);
