@@ -347,7 +347,6 @@ fn told(args: &Args, json: bool, document: &serde_json::Value) -> Result<i32> {
 
 fn untag(context: &Context, args: &Args) -> Result<i32> {
     let (store, json) = (store(context, Use::Shared)?, is_json(args)?);
-    let mut removed = Vec::new();
     for word in &args.positionals {
         let names = store.names(word)?;
         if names.len() > 1 && !args.is_on("force") {
@@ -359,10 +358,10 @@ fn untag(context: &Context, args: &Args) -> Result<i32> {
         }
         for name in names {
             store.untag(&name)?;
-            removed.push(name);
+            told(args, json, &json!({"name": name.to_string()}))?;
         }
     }
-    removed.iter().try_fold(0, |_, name| told(args, json, &json!({"name": name.to_string()})))
+    Ok(0)
 }
 
 fn collect(context: &Context, args: &Args) -> Result<i32> {
