@@ -30,12 +30,14 @@ pub(super) fn run(name: &str, context: &Context, args: &Args) -> Result<i32> {
     let Some((_, face)) = FACES.iter().find(|(own, _)| *own == name) else {
         return Err(Error::new(Class::Internal, "find the commands of a command").on(name));
     };
+    let carry_out =
+        |parsed: &parse::Parsed| (parsed.command.run)(context, &parsed.args).map_err(with_room_hint);
     let words = &args.positionals;
     if let Some(parsed) = parse::parse(words, face.globals, face.commands) {
-        return (parsed.command.run)(context, &parsed.args).map_err(with_room_hint);
+        return carry_out(&parsed);
     }
     match help::parse(words, face) {
-        Ok(parsed) => (parsed.command.run)(context, &parsed.args).map_err(with_room_hint),
+        Ok(parsed) => carry_out(&parsed),
         Err(error) => match told(&error, face) {
             Told::Help(text) => print(&text),
             Told::Usage(text) => {
