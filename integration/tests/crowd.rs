@@ -141,10 +141,7 @@ fn sixteen_commands_at_a_time_on_shared_containers() {
                 reap_orphans(scene.tag());
                 std::thread::sleep(Duration::from_millis(20));
                 if begun.elapsed() > time {
-                    // An exec into a container that somebody then paused waits until it is thawed, and who
-                    // wants the container for itself waits for the exec.
-                    let shared = all.iter().zip(&is_owned).filter(|(_, own)| !own.load(Ordering::SeqCst));
-                    shared.for_each(|(c, _)| drop(c.command(&["resume"]).run()));
+                    thaw(&all, &is_owned);
                 }
             }
         });
@@ -200,6 +197,13 @@ fn sixteen_commands_at_a_time_on_shared_containers() {
     println!("{} commands, {} of them refused", done.into_inner(), failed.into_inner());
     println!("{exact} commands more whose outcome and state were foretold");
     assert!(exact > 0, "seed {seed}");
+}
+
+/// An exec into a container that somebody then paused waits until it is thawed, and who wants the container
+/// for itself waits for the exec.
+fn thaw(all: &[Container<'_>], is_owned: &[AtomicBool]) {
+    let shared = all.iter().zip(is_owned).filter(|(_, own)| !own.load(Ordering::SeqCst));
+    shared.for_each(|(c, _)| drop(c.command(&["resume"]).run()));
 }
 
 fn reap_orphans(tag: &str) {
